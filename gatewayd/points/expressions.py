@@ -254,11 +254,12 @@ class _Compiler:
     def _comparison(self, node: ast.Compare, depth: int) -> Node:
         pairs: list[Node] = []
         sides = [node.left, *node.comparators]
+        for op in node.ops:
+            if type(op) not in _COMPARE:
+                raise self._error(f"{type(op).__name__} is not allowed; comparisons are == != < <= > >=", node)
         built = [self.build(side, depth + 1) for side in sides]
         for at, op in enumerate(node.ops):
-            compare = _COMPARE.get(type(op))
-            if compare is None:
-                raise self._error(f"{type(op).__name__} is not allowed; comparisons are == != < <= > >=", sides[at])
+            compare = _COMPARE[type(op)]
             (left, left_kind), (right, right_kind) = built[at], built[at + 1]
             kinds = {left_kind, right_kind} - {Type.ANY}
             if len(kinds) == 2:

@@ -64,10 +64,8 @@ def read_points(
     _check_header(sheet)
     drafts: list[Draft] = []
     unsure: set[int] = set()
-    for row in sheet.rows:
-        draft = _draft(sheet, row, device, first_row + len(drafts), unsure)
-        if draft is not None:
-            drafts.append(draft)
+    for at, row in enumerate(sheet.rows):
+        drafts.append(_draft(sheet, row, device, first_row + at, unsure))
     pairs = []
     for double in [draft for draft in drafts if draft.spec.kind is Kind.DOUBLE and not draft.spec.derived]:
         addresses = contact_addresses(double.spec.address)
@@ -139,7 +137,7 @@ def _check_header(sheet: Sheet) -> None:
         sheet.rows.clear()  # every row would only repeat it
 
 
-def _draft(sheet: Sheet, row: Row, device: str, number: int, unsure: set[int]) -> Draft | None:
+def _draft(sheet: Sheet, row: Row, device: str, number: int, unsure: set[int]) -> Draft:
     """The point of a row; where cells are wrong the rest still makes a point, so that others may refer to it."""
     fields: dict[str, Any] = {}
     wrong: set[str] = set()
@@ -158,8 +156,8 @@ def _draft(sheet: Sheet, row: Row, device: str, number: int, unsure: set[int]) -
             message = f"{column}: nothing found; every point needs {listed(NEEDED).replace(' or ', ' and ')}"
             sheet.problems.append(Problem(sheet.file, row.line, row.end, message))
             wrong.add(column)
-    if "point" not in fields:
-        return None
+    if "point" not in fields:  # go on under the name as written, so that what else is wrong is told too
+        fields["point"] = row.cells["point"].text if "point" in row.cells else f"#{row.line}"
     kind: Kind = fields.setdefault("kind", Kind.BINARY)
     fields.setdefault("address", "")
     absolute, percent = fields.pop("deadband", (0.0, 0.0))
