@@ -7,6 +7,7 @@ relative to the configuration's own folder.
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -99,6 +100,7 @@ class _Loader:
         self._pairs: list[ContactPair] = []
         self._own_feedback: set[int] = set()
         self._devices: list[Device] = []
+        self._names: set[str] = set()
         self._switched_off: set[str] = set()
         self._unretained: set[str] = set()
         self._source = Source(str(path), self._octets(path), self._problems)
@@ -228,10 +230,11 @@ class _Loader:
         bad = bad_name(read.name) or ("the name is taken by derived points" if read.name == STATION else "")
         if bad:
             source.mistake((*path, "name"), f"name: {bad}")
-        if any(read.name == device.name for device in self._devices):
+        if read.name in self._names:
             source.mistake(
                 (*path, "name"), f"name: found {shown(read.name)} a second time; names of devices are unique"
             )
+        self._names.add(read.name)
         if read.protocol not in PROTOCOLS:
             hint = suggestion(read.protocol, PROTOCOLS)
             message = f"protocol: found {shown(read.protocol)}; {listed(PROTOCOLS)} is allowed{hint}"
@@ -266,7 +269,7 @@ class _Loader:
         if bool(read.host) == (read.serial is not None):
             found = "both host and serial" if read.host else "neither host nor serial"
             source.mistake(path, f"device {read.name}: found {found}; exactly one of them is needed")
-        if read.host and not re.fullmatch(r"[A-Za-z0-9._:%-]+", read.host):
+        if read.host and not _is_host(read.host):
             message = (
                 f"host: found {shown(read.host)}; a name or an IP address is allowed (the port has a key of its own)"
             )
@@ -352,6 +355,15 @@ def _for_driver(listing: PointList) -> Iterable[PointSpec]:
                 yield msgspec.structs.replace(spec, address="")
         elif not spec.derived:
             yield spec
+
+
+def _is_host(text: str) -> bool:
+    if ":" not in text:
+        return re.fullmatch(r"[A-Za-z0-9._-]+", text) is not None
+    try:
+        return ipaddress.ip_address(text).version == 6
+    except ValueError:
+        return False
 
 
 def _framer(read: DeviceTable) -> str:

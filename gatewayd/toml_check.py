@@ -107,6 +107,10 @@ def _checked_value(source: Source, kind: Any, value: Any, path: Path) -> tuple[A
             return None, False
         parts = [checked(source, item, element, (*path, at)) for at, element in enumerate(value)]
         return [known for known, _ in parts], all(complete for _, complete in parts)
+    if typing.get_origin(kind) is dict and isinstance(value, Mapping):
+        inner_kind = typing.get_args(kind)[1]
+        items = {key: _checked_value(source, inner_kind, inner, (*path, key)) for key, inner in value.items()}
+        return {key: right for key, (right, good) in items.items() if good}, True
     try:
         msgspec.convert(value, kind)
     except msgspec.ValidationError as error:

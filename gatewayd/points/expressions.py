@@ -82,6 +82,9 @@ class Expression:
         self.type = kind
         self._node = node
 
+    def __repr__(self) -> str:
+        return f"Expression({self.text!r})"
+
     def passes(self, lookup: Lookup) -> bool | None:
         """The verdict of an interlock or condition; None is unknown, and only True permits anything.
 

@@ -178,7 +178,7 @@ def _draft(sheet: Sheet, row: Row, device: str, number: int, unsure: set[int]) -
     )
     draft = Draft(spec, row, sheet.spreadsheet)
     if "kind" not in wrong:
-        _check_kind(draft, sheet.problems)
+        _check_kind(draft, sheet.problems, wrong)
         if "address" not in wrong and not _check_address(draft, sheet.problems):
             wrong.add("address")
     if "control" not in wrong and not _check_control(draft, sheet.problems, wrong):
@@ -188,12 +188,13 @@ def _draft(sheet: Sheet, row: Row, device: str, number: int, unsure: set[int]) -
     return draft
 
 
-def _check_kind(draft: Draft, problems: list[Problem]) -> None:
-    spec, cells = draft.spec, draft.row.cells
+def _check_kind(draft: Draft, problems: list[Problem], wrong: set[str]) -> None:
+    spec = draft.spec
+    cells = {column: cell for column, cell in draft.row.cells.items() if column not in wrong}
     number = spec.kind in (Kind.ANALOG, Kind.COUNTER)
     if not number:
         problems.extend(
-            draft.problem(column, f"means nothing for a {spec.kind} point; only for analog and counter")
+            draft.problem(column, f"means nothing with kind {spec.kind}; only with analog and counter")
             for column in ("scale", "offset", "deadband", "tolerance", "min", "max")
             if column in cells and not (spec.kind is Kind.ENUM and column in ("tolerance", "min", "max"))
         )
@@ -204,11 +205,11 @@ def _check_kind(draft: Draft, problems: list[Problem]) -> None:
             if column in cells and not factor.is_integer()
         )
     if spec.invert and spec.kind not in (Kind.BINARY, Kind.DOUBLE):
-        problems.append(draft.problem("invert", f"means nothing for a {spec.kind} point; only for binary and double"))
+        problems.append(draft.problem("invert", f"means nothing with kind {spec.kind}; only with binary and double"))
     if "states" in cells:
         codes = {Kind.BINARY: (0, 1), Kind.DOUBLE: (0, 1, 2, 3)}.get(spec.kind)
         if number or spec.kind is Kind.STRING:
-            message = f"means nothing for a {spec.kind} point; only for binary, double and enum"
+            message = f"means nothing with kind {spec.kind}; only with binary, double and enum"
             problems.append(draft.problem("states", message))
         elif codes is not None and (bad := sorted(set(spec.states) - set(codes))):
             message = f"found the code {bad[0]}; a {spec.kind} point has the codes {', '.join(map(str, codes))}"
@@ -248,7 +249,7 @@ def _check_control(draft: Draft, problems: list[Problem], wrong: set[str]) -> bo
     """True where the command is fit to be judged by the protocol."""
     spec, cells = draft.spec, draft.row.cells
     if spec.control is ControlMode.NONE:
-        idle = [column for column in _ONLY_WITH_CONTROL if column in cells]
+        idle = [column for column in _ONLY_WITH_CONTROL if column in cells and column not in wrong]
         if idle:
             what = listed(idle).replace(" or ", " and ")
             problems.append(
