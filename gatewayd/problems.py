@@ -39,8 +39,12 @@ def listed(words: Iterable[str]) -> str:
     return f"{', '.join(head)} or {last}" if head else last
 
 
+def printable(text: str) -> str:
+    """The text with unprintable characters escaped, so that a hostile file cannot steer a terminal."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def shown(value: object, limit: int = 60) -> str:
     """A value as found, in double quotes, cut where it is long and with unprintable characters escaped."""
     text = str(value)
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit])
-    return f'"{text}{"…" if len(str(value)) > limit else ""}"'
+    return f'"{printable(text[:limit])}{"…" if len(text) > limit else ""}"'

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from gatewayd.points.sheet import decode_utf8
-from gatewayd.problems import Problem, listed, shown, suggestion
+from gatewayd.problems import Problem, listed, printable, shown, suggestion
 from gatewayd.toml_locate import Path, Places, locate
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -43,11 +43,11 @@ class Source:
 
     def mistake(self, path: Path, message: str) -> None:
         """Note a mistake at a value, or where a value is missing at its table."""
-        self.problems.append(Problem(self.file, *self._places.value(path), message))
+        self.problems.append(Problem(self.file, *self._places.value(path), printable(message)))
 
     def mistake_of_key(self, path: Path, message: str) -> None:
         """Note a mistake at a key."""
-        self.problems.append(Problem(self.file, *self._places.key(path), message))
+        self.problems.append(Problem(self.file, *self._places.key(path), printable(message)))
 
 
 def _end(text: str) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from gatewayd.points.cells import PARSERS
 from gatewayd.points.contacts import ContactPair
 from gatewayd.points.sheet import Cell, Row, Sheet, read_sheet
 from gatewayd.points.types import DOUBLE_STATES, ControlMode, Kind, LockScope, PointSpec
-from gatewayd.problems import Problem, listed, shown, suggestion
+from gatewayd.problems import Problem, listed, printable, shown, suggestion
 
 STATION = "station"
 """The pseudo-device whose list holds only derived points."""
@@ -34,7 +34,7 @@ class Draft(NamedTuple):
         cell = self.row.cells.get(column)
         at = self.row.end if cell is None else cell.column + (0 if self.spreadsheet else offset)
         prefix = "" if message.startswith(column) else f"{column}: "
-        return Problem(self.spec.file, self.row.line, at, prefix + message)
+        return Problem(self.spec.file, self.row.line, at, printable(prefix + message))
 
 
 class PointList(NamedTuple):
