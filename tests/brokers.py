@@ -32,7 +32,7 @@ async def until(condition: Callable[[], object], what: str = "", deadline_s: flo
     """Wait for a condition; fail with its name after the deadline."""
     try:
         async with asyncio.timeout(deadline_s):
-            while not condition():
+            while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
     except TimeoutError:
         raise AssertionError(f"not within {deadline_s:g} s: {what or condition}") from None

@@ -36,6 +36,8 @@ FAREWELL_TIMEOUT_S = 2.0
 FIRST_PAUSE_S = 0.2
 STABLE_AFTER_S = 10.0
 """A session that lived longer starts the pauses from the beginning again."""
+HINTS_OF_AGE = 3
+"""Connections closed before CONNACK, one after the other, after which MQTT 3.1.1 is tried."""
 REFUSED = 0x80
 """Reason codes from here on are refusals, not acknowledgements (MQTT 5, 2.4)."""
 
@@ -80,7 +82,6 @@ class Session:
         self._pending: dict[int, Done | None] = {}
         self._moved = asyncio.Event()
         self._loop = asyncio.get_running_loop()
-        self._writing = False
         self._blocked_fd = -1
         self._paho.on_publish = self._on_publish
         self._paho.on_socket_register_write = self._on_want_write
@@ -169,8 +170,6 @@ class Session:
     # --- paho's callbacks -------------------------------------------------------------------------------------------
 
     def _on_publish(self, _: Any, __: Any, mid: int, reason: ReasonCode, ___: Any) -> None:
-        if self._writing:
-            return  # the end of a QoS 0 write; its packet id may also be one that waits for a PUBACK
         done = self._pending.pop(mid, None)
         self._moved.set()
         if done is not None and self.alive:
@@ -181,13 +180,15 @@ class Session:
         self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._writing = True
+        # Without a callback while it writes: paho would report the end of each QoS 0 write as if it were a PUBACK (also
+        # for a packet id that another message still waits with), and build two objects for it.
+        self._paho.on_publish = None
         try:
             self._paho.loop_write()
         except Exception as error:  # whatever it is, the connection is over, as in aiomqtt
             _fail(self._client, error)
         finally:
-            self._writing = False
+            self._paho.on_publish = self._on_publish
         sock = self._paho.socket()
         if sock is not None and self._paho.want_write():
             if self._blocked_fd < 0:
@@ -234,8 +235,9 @@ class Connection:
         self._on_message = on_message
         self._only_mqtt5 = only_mqtt5
         self._max_packet = max_packet
-        self._old_broker = False
+        self._hints_of_age = 0
         self._said_down = False
+        self.attempts = 0
         self.connects = 0
         self.connected = False
 
@@ -268,8 +270,10 @@ class Connection:
 
     async def _one_session(self, serve: Serve, farewell: Serve | None) -> None:
         where = endpoint(self._settings.url)
-        mqtt5 = self._only_mqtt5 or not self._old_broker
-        self._old_broker = False  # every second attempt tries MQTT 5 again
+        mqtt5 = self._only_mqtt5 or self._hints_of_age < HINTS_OF_AGE
+        if not mqtt5:
+            self._hints_of_age = 0  # whatever comes of it, the next attempts are with MQTT 5 again
+        self.attempts += 1
         try:
             sock = await open_socket(where, self._settings)
             client, window = self._client(where, sock, mqtt5=mqtt5)
@@ -277,12 +281,10 @@ class Connection:
         except (OSError, ValueError) as error:  # refused, certificates, a password file that is not there
             raise SessionLost(str(error)) from None
         except aiomqtt.MqttError as error:
-            if mqtt5 and not self._only_mqtt5 and _looks_old(error):
-                self._old_broker = True
-                await self._one_session(serve, farewell)
-                return
-            old = "; commands need MQTT 5" if self._only_mqtt5 and _looks_old(error) else ""
+            self._hints_of_age += _hint_of_age(error) if mqtt5 else 0
+            old = "; commands need MQTT 5" if self._only_mqtt5 and _hint_of_age(error) else ""
             raise SessionLost(f"{error}{old}") from None
+        self._hints_of_age = 0
         session = Session(client, mqtt5=mqtt5, window=window[0] if mqtt5 else WINDOW_3_1_1)
         self.connects += 1
         self.connected = True
@@ -326,7 +328,7 @@ class Connection:
             will=will,
             keepalive=self._settings.keepalive_s,
             timeout=CONNECT_TIMEOUT_S,
-            max_inflight_messages=65535,
+            max_inflight_messages=0,  # the session counts; paho would search its whole list at each PUBACK
         )
         window = [OWN_WINDOW]
         inner = client._client  # noqa: SLF001
@@ -368,9 +370,14 @@ class _ClosedEarly(aiomqtt.MqttError):
     """The broker closed the connection before it answered CONNECT."""
 
 
-def _looks_old(error: aiomqtt.MqttError) -> bool:
-    """A broker of MQTT 3.1.1 answers CONNECT of MQTT 5 with `unsupported protocol version`, or closes."""
-    return isinstance(error, _ClosedEarly) or "protocol" in str(error).lower()
+def _hint_of_age(error: aiomqtt.MqttError) -> int:
+    """How sure it is that this is a broker of MQTT 3.1.1: it says `unsupported protocol version`, or just closes.
+
+    A broker that is only starting closes too, and MQTT 3.1.1 has no refusals in its PUBACK: so it takes several.
+    """
+    if isinstance(error, _ClosedEarly):
+        return 1
+    return HINTS_OF_AGE if "unsupported protocol" in str(error).lower() else 0
 
 
 async def _connect(client: aiomqtt.Client) -> None:

@@ -210,16 +210,30 @@ async def test_answers_wait_for_the_broker_and_come_in_order(tmp_path: Path):
         await until(lambda: not one.commands.connection.connected)
         for n in range(100):
             one.commands.answer(answer(one.requests[0], detail=str(n)))
-        # Hold the answers back until somebody listens: the port is taken by a broker we can ask.
-        broker._lines.append("# again")
         assert one.commands.counters()["answers_waiting"] >= 100
-        one.commands.connection._settings = settings("mqtt://127.0.0.1:1")  # nobody there
+        one.commands.connection._settings = settings("mqtt://127.0.0.1:1")  # nobody there, until somebody listens
         await broker.start()
         async with console(broker.url, f"{BASE}/reply/#") as operator:
             one.commands.connection._settings = settings(broker.url)
             await until(lambda: len(operator.on("reply/alice")) >= 100)
             assert [m.body["detail"] for m in operator.on("reply/alice")][-100:] == [str(n) for n in range(100)]
             await until(lambda: one.commands.counters()["answers_waiting"] == 0)
+
+
+async def test_an_answer_the_broker_did_not_acknowledge_is_sent_again(broker):
+    async with desk(broker.url) as one:
+        await until(lambda: one.commands.connection.connected)
+        broker.freeze()
+        one.commands.answer(answer(Request(stage=Stage.CANCEL, operator="alice", tx="t7")))
+        await until(lambda: one.commands._sent)
+        one.commands.connection._settings = settings("mqtt://127.0.0.1:1")  # nobody there, until somebody listens
+        await broker.kill()
+        await until(lambda: not one.commands.connection.connected)
+        await broker.start()
+        async with console(broker.url, f"{BASE}/reply/#") as operator:
+            one.commands.connection._settings = settings(broker.url)
+            await until(lambda: operator.last("reply/alice"))
+            assert operator.last("reply/alice")["tx"] == "t7"
 
 
 async def test_answers_beyond_the_limit_are_counted(monkeypatch):

@@ -374,7 +374,7 @@ def _answer_to(request: Request) -> Answer:
     ],
 )  # fmt: skip
 def test_times_are_read_strictly(text):
-    with pytest.raises(ValueError, match="RFC 3339|zone|must be in|day|out of range"):
+    with pytest.raises(ValueError, match=r"RFC 3339|zone|must be in|day|out of range"):
         contract.parse_time(text)
 
 

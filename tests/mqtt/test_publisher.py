@@ -11,7 +11,7 @@ from gatewayd.points import quality as q
 from gatewayd.points.database import Database
 from gatewayd.points.types import Kind, Link, PointSpec
 from tests.brokers import Iotcore, Mosquitto, until
-from tests.mqtt.support import BASE, MemoryJournal, analogs, console, good, publisher, running
+from tests.mqtt.support import BASE, MemoryJournal, analogs, console, good, publisher, running, settings
 
 
 def event(n: int, device: str = "A") -> bytes:
@@ -167,7 +167,7 @@ async def test_after_kill_9_of_the_broker_no_event_is_missing_and_state_is_curre
                 for _ in range(20):
                     journal.add(*(event(journal.newest + 1) for _ in range(50)))
                     await asyncio.sleep(0)
-                await until(lambda: journal.handed_over > round_ * 1500)
+                await until(lambda: journal.handed_over > round_ * 1500)  # noqa: B023
                 await broker.kill()
                 seen += [e["seq"] for e in listener.events()]
             # goes on in the field while there is no broker
@@ -176,7 +176,7 @@ async def test_after_kill_9_of_the_broker_no_event_is_missing_and_state_is_curre
             await until(lambda: not sender.connection.connected)
             await broker.start()
             async with console(broker.url) as listener:
-                await until(lambda: (listener.last("point/A/P4") or {}).get("value") == round_)
+                await until(lambda: (listener.last("point/A/P4") or {}).get("value") == round_)  # noqa: B023
                 await until(lambda: journal.handed_over == journal.newest)
                 await until(lambda: [e["seq"] for e in listener.events()][-1:] == [journal.newest])
                 numbers = [e["seq"] for e in listener.events()]
@@ -195,6 +195,26 @@ async def test_after_kill_9_of_the_broker_no_event_is_missing_and_state_is_curre
             assert done["missing"] == []
             seen += [e["seq"] for m in messages for e in m["events"]]
     assert set(seen) == set(range(1, 4501))
+
+
+async def test_state_that_was_on_its_way_when_the_broker_died_is_sent_again(broker):
+    database = Database(analogs("A", 3) + analogs("B", 3, start=3))
+    sender = publisher(broker.url, database)
+    async with running(sender):
+        await until(lambda: sender._session)
+        await until(lambda: not any(group.dirty or group.in_flight for group in sender._points.groups))
+        broker.freeze()
+        sender.changed([good(database, 1, 42)])
+        await until(lambda: sender._points.groups[0].in_flight)
+        sender.connection._settings = settings("mqtt://127.0.0.1:1")  # nobody there, until somebody listens
+        await broker.kill()
+        await until(lambda: not sender.connection.connected)
+        await broker.start()
+        async with console(broker.url, f"{BASE}/state/#") as listener:
+            sender.connection._settings = settings(broker.url)
+            await until(lambda: listener.on("state/A"))
+            assert [record["value"] for record in listener.last("state/A")["points"]] == [42]
+            assert not listener.on("state/B")  # no storm of what did not change
 
 
 async def test_events_continue_behind_the_last_acknowledged_one(tmp_path):
@@ -249,6 +269,27 @@ async def test_a_refused_retained_document_is_tried_again(tmp_path):
             broker.reload_acl()
             await until(lambda: listener.last("device/A"))
             assert [m.body["cause"] for m in listener.on("device/A")] == ["second"]
+
+
+async def test_an_older_refused_document_never_follows_a_newer_one(tmp_path):
+    users = {"gw": "secret", "reader": "r"}
+    reader = ["user reader", "topic readwrite #"]
+    (tmp_path / "password").write_text("secret\n")
+    deny = ["user gw", "topic readwrite gw/#", "topic deny gw/test/device/+", *reader]
+    async with Mosquitto(tmp_path / "broker", acl=deny, users=users) as broker:
+        sender = publisher(
+            broker.url, Database(analogs("A", 1)), username="gw", password_file=str(tmp_path / "password")
+        )
+        sender.link("A", "dnp3", Link.CONNECTING, 0, "old")
+        async with console(broker.url, username="reader", password="r") as listener, running(sender):
+            await until(lambda: sender._held)
+            broker.set_acl(["user gw", "topic readwrite gw/#", *reader])
+            broker.reload_acl()
+            while not listener.on("device/A"):
+                sender.link("A", "dnp3", Link.UP, 0, "new")
+                await asyncio.sleep(0.02)
+            await until(lambda: not sender._held and not sender._outbox)
+            assert {m.body["cause"] for m in listener.on("device/A")} == {"new"}
 
 
 async def test_the_brokers_receive_maximum_is_respected(tmp_path):
@@ -307,10 +348,10 @@ async def test_a_start_clears_what_an_earlier_configuration_left(broker):
     before.link("B", "dnp3", Link.UP, 0)
     async with console(broker.url) as witness:
         async with running(before):
-            await until(lambda: GONE <= {m.topic for m in witness.heard if m.payload})
+            await until(lambda: {m.topic for m in witness.heard if m.payload} >= GONE)
         after = publisher(broker.url, Database(analogs("A", 2)))
         async with running(after):
-            await until(lambda: GONE <= {m.topic for m in witness.heard if not m.payload})
+            await until(lambda: {m.topic for m in witness.heard if not m.payload} >= GONE)
             await until(lambda: after.counters()["retained_records"] >= 2)
     async with console(broker.url) as late:
         await until(lambda: late.last("status") and late.last("snapshot/A/0"))
