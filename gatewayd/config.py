@@ -27,7 +27,6 @@ from gatewayd.config_tables import (
     WorkerSettings,
     bad_name,
 )
-from gatewayd.control import settings as control_settings
 from gatewayd.control.settings import ControlSettings
 from gatewayd.mqtt import settings as mqtt_settings
 from gatewayd.mqtt.settings import MqttSettings
@@ -179,8 +178,6 @@ class _Loader:
 
     def _control(self, table: Mapping[str, Any]) -> ControlSettings:
         read = read_table(self._source, ControlSettings, table, ("control",)) or ControlSettings()
-        for key, message in control_settings.check(read):
-            self._source.mistake(("control", key), _prefixed(key, message))
         return self._with_paths(read, ("control",))
 
     def _journal(self, table: Mapping[str, Any]) -> JournalSettings:

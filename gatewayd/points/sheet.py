@@ -190,7 +190,7 @@ def _unpacked_octets(data: bytes) -> int:
 
 def _xlsx_rows(table: Any, sheet: Sheet) -> Iterator[tuple[int, list[Cell]]]:
     table.reset_dimensions()  # what the file says of its size is sometimes wrong
-    for number, row in enumerate(table.iter_rows(), 1):
+    for number, row in enumerate(table.iter_rows(max_row=MOST_ROWS + 1), 1):
         cells = []
         for column, cell in enumerate(row[:MOST_COLUMNS], 1):
             text = _xlsx_text(cell)
