@@ -130,6 +130,9 @@ class Publisher:
         self._links = {topic: payload for topic, payload in self._links.items() if topic in topics_of_devices}
         for topic in left:
             self._put(topic, b"")
+        for name in self._point_names - names_before:  # back before its topic was cleared
+            for waiting in (self._outbox, self._held):
+                waiting.pop(self._topics.point(name), None)
         for topic, payload in self._catalog.items():
             self._put(topic, payload)
         self._outbox[self._topics.status] = None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from gatewayd.mqtt.client import REFUSED, Connection, Incoming, Session
+from gatewayd.mqtt.client import HINTS_OF_AGE, REFUSED, Connection, Incoming, Session
 from gatewayd.mqtt.pace import Backoff, Pace
 from tests.brokers import Mosquitto, free_port, until
 from tests.mqtt.support import BASE, console, settings
@@ -204,6 +204,25 @@ async def test_peers_that_close_or_say_nothing_or_rubbish_leave_no_descriptor_be
                 assert not sessions
             await until(lambda: descriptors() <= before)  # noqa: B023
     mute.close()
+
+
+async def test_a_broker_that_closes_while_it_starts_is_not_taken_for_an_old_one(tmp_path):
+    """MQTT 3.1.1 has no refusals in its PUBACK, so a wrong guess would lose events in silence."""
+    closes = 0
+
+    def close(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal closes
+        closes += 1
+        writer.close()
+
+    port = free_port()
+    connection = Connection(settings(f"mqtt://127.0.0.1:{port}"), client_id="gw")
+    async with connected(connection) as sessions:
+        async with await asyncio.start_server(close, "127.0.0.1", port):
+            await until(lambda: closes == HINTS_OF_AGE - 1)
+        async with Mosquitto(tmp_path, port=port):
+            await until(lambda: sessions)
+            assert sessions[0].mqtt5
 
 
 async def test_an_unconfirmed_message_never_counts_as_an_acknowledgement(tmp_path):

@@ -310,26 +310,35 @@ async def test_an_unknown_point_or_an_unsound_name_is_shown_to_nobody_else(broke
         assert not operator.on("control/")
 
 
-async def test_one_operator_cannot_speak_as_another_where_the_acl_says_so(tmp_path):
-    acl = [
-        f"pattern write {BASE}/cmd/%u/+", f"pattern read {BASE}/reply/%u",
-        "user gw", f"topic readwrite {BASE}/#",
-    ]  # fmt: skip
+def documented_acl() -> list[str]:
+    """The ACL of docs/mqtt.md, for this station."""
+    text = (Path(__file__).parents[2] / "docs" / "mqtt.md").read_text(encoding="utf-8")
+    block = text.partition("# mosquitto: acl_file\n")[2].partition("```")[0]
+    return [line.replace("gw/riverside", BASE).replace("gw-riverside", "gw") for line in block.splitlines()]
+
+
+async def test_the_documented_acl_keeps_operators_apart(tmp_path):
     users = {"gw": "g", "alice": "a", "bob": "b"}
     (tmp_path / "password").write_text("g")
     async with (
-        Mosquitto(tmp_path / "broker", acl=acl, users=users) as broker,
+        Mosquitto(tmp_path / "broker", acl=documented_acl(), users=users) as broker,
         desk(broker.url, username="gw", password_file=str(tmp_path / "password")) as one,
-        console(broker.url, f"{BASE}/reply/bob", username="bob", password="b") as bob,
+        console(broker.url, f"{BASE}/reply/#", f"{BASE}/cmd/#", username="alice", password="a") as alice,
+        console(broker.url, username="bob", password="b") as bob,
     ):
-        body = {"tx": "t", "select_id": "ab"}
+        body = {"tx": "t", "select_id": "5ec2e7", "point": "A/CB", "value": 1}
         while not one.requests:
-            await bob.publish("cmd/bob/cancel", body)
+            await bob.publish("cmd/bob/select", body)
             await asyncio.sleep(0.02)
-        await bob.publish("cmd/alice/cancel", body)
-        await bob.publish("cmd/bob/cancel", {"tx": "end", "select_id": "ab"})
-        await until(lambda: one.requests[-1].tx == "end")
-        assert {request.operator for request in one.requests} == {"bob"}
+        await bob.publish("cmd/alice/operate", body)  # refused by the broker
+        await bob.publish("cmd/bob/cancel", {"tx": "end", "select_id": "5ec2e7"})
+        await until(lambda: bob.on("reply/bob") and bob.last("reply/bob")["tx"] == "end")
+        await alice.publish("cmd/alice/cancel", {"tx": "mine", "select_id": "5ec2e7"})
+        await until(lambda: alice.on("reply/alice"))
+        assert {request.operator for request in one.requests} == {"alice", "bob"}
+        assert not [request for request in one.requests if request.stage is Stage.OPERATE]
+        assert {m.topic for m in alice.heard} == {f"{BASE}/reply/alice"}
+        assert bob.on("control/A/CB")
 
 
 async def test_a_broker_without_mqtt_5_gets_no_subscription(tmp_path):

@@ -342,6 +342,17 @@ def clean(listener):
     return listener.last("status") and listener.last("status")["config"] == "new" and not listener.on("point/B/P0")
 
 
+async def test_a_point_that_comes_back_is_not_cleared(broker):
+    database = Database(analogs("A", 3))
+    sender = publisher(broker.url, database)
+    sender.configure(Database(analogs("A", 1)), [DeviceInfo("A", "dnp3")], "without")
+    assert f"{BASE}/point/A/P2" in sender._outbox
+    sender.configure(database, [DeviceInfo("A", "dnp3")], "again")
+    async with console(broker.url) as listener, running(sender):
+        await until(lambda: listener.on("point/A/P2") and listener.on("snapshot/A/0") and not sender._outbox)
+        assert all(message.payload for message in listener.heard)
+
+
 async def test_a_start_clears_what_an_earlier_configuration_left(broker):
     old = Database(analogs("A", 3) + analogs("B", 2, start=3))
     before = publisher(broker.url, old)
