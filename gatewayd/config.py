@@ -27,6 +27,7 @@ from gatewayd.config_tables import (
     WorkerSettings,
     bad_name,
 )
+from gatewayd.control import settings as control_settings
 from gatewayd.control.settings import ControlSettings
 from gatewayd.mqtt import settings as mqtt_settings
 from gatewayd.mqtt.settings import MqttSettings
@@ -100,6 +101,7 @@ class _Loader:
         self._own_feedback: set[int] = set()
         self._devices: list[Device] = []
         self._names: set[str] = set()
+        self._select_timeout_s = 0.0
         self._switched_off: set[str] = set()
         self._unretained: set[str] = set()
         self._source = Source(str(path), self._octets(path), self._problems)
@@ -178,6 +180,9 @@ class _Loader:
 
     def _control(self, table: Mapping[str, Any]) -> ControlSettings:
         read = read_table(self._source, ControlSettings, table, ("control",)) or ControlSettings()
+        for key, message in control_settings.check(read):
+            self._source.mistake(("control", key), _prefixed(key, message))
+        self._select_timeout_s = read.select_timeout_s
         return self._with_paths(read, ("control",))
 
     def _journal(self, table: Mapping[str, Any]) -> JournalSettings:
@@ -301,10 +306,17 @@ class _Loader:
             return PointList([], [], [], frozenset())
         self._files[str(path)] = data
         listing = read_points(path, device=device, first_row=len(self._drafts), file=str(path), data=data)
+        listing = listing._replace(drafts=[self._with_defaults(draft) for draft in listing.drafts])
         self._drafts += listing.drafts
         self._pairs += listing.pairs
         self._problems += listing.problems
         return listing
+
+    def _with_defaults(self, draft: Draft) -> Draft:
+        """What a row leaves open and `[control]` decides for the whole station."""
+        if draft.spec.control is ControlMode.NONE or "select_timeout_s" in draft.row.cells:
+            return draft
+        return draft._replace(spec=msgspec.structs.replace(draft.spec, select_timeout_s=self._select_timeout_s))
 
     def _check_protocol(self, device: Device, listing: PointList, path: TomlPath) -> Device:
         """The protocol's own check; gives back the device with `feedback` filled in where a point is its own proof.

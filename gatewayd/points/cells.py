@@ -56,11 +56,14 @@ def _float(text: str) -> float:
     return number
 
 
-def _positive(text: str) -> float:
-    number = _float(text)
-    if number <= 0:
-        raise CellError(f"found {shown(text)}; a number above 0 is allowed")
-    return number
+def _between(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        number = _float(text)
+        if not low <= number <= high:
+            raise CellError(f"found {shown(text)}; {low:g} to {high:g} seconds is allowed")
+        return number
+
+    return parse
 
 
 def _not_negative(text: str) -> float:
@@ -153,11 +156,11 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "control": _one_of(ControlMode),
     "command": _text,
     "feedback": _text,
-    "feedback_timeout_s": _positive,
+    "feedback_timeout_s": _between(0.2, 600),
     "tolerance": _not_negative,
     "min": _float,
     "max": _float,
-    "select_timeout_s": _positive,
+    "select_timeout_s": _between(2, 120),
     "bay": _text,
     "local": _text,
     "lock_scope": _one_of(LockScope),

@@ -101,6 +101,17 @@ def test_a_controllable_object_is_its_own_feedback_everywhere(folder: Path) -> N
     assert config.devices[1].points[0].feedback == "BAY1/CB/POS"
 
 
+def test_a_select_lives_as_long_as_the_row_says_or_else_the_control_table(folder: Path) -> None:
+    (folder / "gatewayd.toml").write_text(STATION + "[control]\nselect_timeout_s = 45\n")
+    (folder / "fdr12.csv").write_text(
+        "point,kind,address,control,command,feedback,select_timeout_s\n"
+        "A,binary,BI:0,sbo,CROB:0 latch,A,7\nB,binary,BI:1,sbo,CROB:1 latch,B,\nFDR12/P,analog,AI:0,,,,\n"
+    )
+    config = load(folder / "gatewayd.toml")
+    assert [point.select_timeout_s for point in config.points[:2]] == [7.0, 45.0]
+    assert [point.select_timeout_s for point in config.devices[0].points[:2]] == [7.0, 45.0]
+
+
 def test_derived_points_come_in_the_order_of_evaluation(folder: Path) -> None:
     config = load(folder / "gatewayd.toml")
     assert [config.points[derived.row].name for derived in config.derived] == ["BAY1/P2", "SUM"]
