@@ -1,0 +1,1 @@
+"""What people see in a terminal: watch, control, demo. They talk to the gateway by MQTT only, as any console does."""

@@ -1,0 +1,33 @@
+"""A question to the person at the terminal that can be given up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+
+
+async def ask_line(question: str) -> str:
+    """One line of standard input, stripped and in small letters; empty at its end. The question goes to stderr.
+
+    Read in a thread of its own that nobody waits for: a person who does not answer holds up no end of the program.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[str] = loop.create_future()
+
+    def put(line: str) -> None:
+        if not answer.done():
+            answer.set_result(line)
+
+    def read() -> None:
+        # Not sys.stdin.readline: its lock, held by a thread that is left behind, breaks the end of the interpreter.
+        line = b""
+        while not line.endswith(b"\n") and (more := os.read(0, 256)):
+            line += more
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(put, line.decode(errors="replace"))
+
+    print(question, end="", file=sys.stderr, flush=True)
+    threading.Thread(target=read, name="question", daemon=True).start()
+    return (await answer).strip().lower()
