@@ -51,7 +51,7 @@ class Entry(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     """The gateway's own status."""
 
-    state: str = "offline"
+    state: str
     boot: str = ""
     newest: int = 0
     version: str = ""
