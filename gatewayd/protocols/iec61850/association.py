@@ -1,0 +1,546 @@
+"""The life of one association, on the thread that owns it: set up, then reports, reads and commands until it ends.
+
+To the event loop go whole batches, in order, over one bounded queue; while it is full the thread neither reads nor
+ticks, so that TCP holds the IED back and its own buffer fills.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from typing import NamedTuple
+
+import structlog
+
+from gatewayd import clock
+from gatewayd.control.reasons import Reason
+from gatewayd.control.types import Control, Reply, Step, Verdict
+from gatewayd.points import quality as q
+from gatewayd.points.types import Batch, Cursor, Sample
+from gatewayd.protocols.device import Device
+from gatewayd.protocols.iec61850 import mapping, reports, values
+from gatewayd.protocols.iec61850.address import parse_block
+from gatewayd.protocols.iec61850.blocks import Block, Mark, NoBlockError, Taker
+from gatewayd.protocols.iec61850.config import Options
+from gatewayd.protocols.iec61850.connection import Connection, ConnectionLost, RequestFailed, Stopped
+from gatewayd.protocols.iec61850.lib import native
+from gatewayd.protocols.iec61850.mapping import Place, Poll
+from gatewayd.protocols.iec61850.transactions import Transactions
+
+log = structlog.get_logger("iec61850")
+
+MOST_WAITING = 64
+"""Batches that may wait for the disk before the thread stops reading the IED."""
+AT_ONCE = 3
+"""Reads asked for before the first is answered; every server must allow this many."""
+QUIET_S = 0.5
+"""A resumed buffer counts as emptied when nothing came for so long."""
+LONGEST_BACKLOG_S = 120.0
+
+
+class Verb(StrEnum):
+    """What the loop asks of the thread."""
+
+    SELECT = "select"
+    OPERATE = "operate"
+    CANCEL = "cancel"
+    INTERROGATE = "interrogate"
+
+
+class Ask(NamedTuple):
+    """One request to the thread; its answer goes into `answer` on the loop."""
+
+    verb: Verb
+    command: Control | None
+    answer: asyncio.Future[Reply]
+
+
+class Deliver(NamedTuple):
+    """A batch for the core. events: wait until it is on disk."""
+
+    batch: Batch
+    events: bool
+    cursor: Cursor | None = None
+
+
+class Gap(NamedTuple):
+    """The IED lost events."""
+
+    cause: str
+
+
+class Complete(NamedTuple):
+    """Everything has been read once."""
+
+
+class Ended(NamedTuple):
+    """The association is over; nothing comes after this. fault: an error of ours, not of the link."""
+
+    why: str
+    fault: BaseException | None = None
+
+
+Item = Deliver | Gap | Complete | Ended
+
+
+class Memory:
+    """What outlives an association: waiting for an instance, and what has been said to people already."""
+
+    def __init__(self) -> None:
+        self.waited: dict[str, int] = {}
+        self.said: set[str] = set()
+        self.counts: dict[str, int] = dict.fromkeys(
+            (
+                "associations", "reports", "segments", "broken_segments", "malformed_reports", "unknown_reports",
+                "unknown_members", "unknown_points", "polled_points", "reads", "failed_reads", "timeouts", "gaps",
+                "resumed", "commands", "callback_errors", "waited_for_disk",
+            ),
+            0,
+        )  # fmt: skip
+
+    def say_once(self, key: str, event: str, **what: object) -> None:
+        """A warning, the first time only."""
+        if key not in self.said:
+            self.said.add(key)
+            log.warning(event, **what)
+
+
+class Association:
+    """One association with an IED. Made on the loop; `run` is the thread's."""
+
+    def __init__(
+        self,
+        device: Device,
+        options: Options,
+        address: str,
+        cursors: Mapping[str, Cursor],
+        memory: Memory,
+        progress: Callable[[str, Step], None],
+    ) -> None:
+        self._device = device
+        self._options = options
+        self._address = address
+        self._cursors = cursors
+        self._memory = memory
+        self._progress = progress
+        self._loop = asyncio.get_running_loop()
+        self._stop = threading.Event()
+        self._wake = asyncio.Event()
+        self._outbox: deque[Item] = deque()
+        self._asked: queue.SimpleQueue[Ask] = queue.SimpleQueue()
+        self._events_of = {point.row: point.event for point in device.points}
+        self._blocks: dict[str, Block] = {}
+        self._places: list[Place] = []
+        self._polls: list[Poll] = []
+        self._layouts: dict[tuple[str, str], values.Node | None] = {}
+        self._complete = False
+        self._new_revision = ""
+        self._overflowed: list[Block] = []
+        self.ready = False
+        self.closed = False
+        self._connection = Connection(
+            timeout_s=options.timeout_s, stopping=self._stop.is_set, on_report=self._on_report, on_control=self._heard
+        )
+        self._transactions = Transactions(
+            self._connection,
+            originator=options.originator,
+            constant_t=options.constant_t,
+            progress=self._told,
+        )
+        self._taker: Taker | None = None
+
+    # the loop's side
+    async def next(self) -> Item:
+        """The oldest item; it stays in the queue, and counts as waiting, until `taken`."""
+        while not self._outbox:
+            self._wake.clear()
+            if not self._outbox:
+                await self._wake.wait()
+        return self._outbox[0]
+
+    def taken(self) -> None:
+        """The core has the oldest item."""
+        self._outbox.popleft()
+
+    def stop(self) -> None:
+        """End soon: within a tick."""
+        self._stop.set()
+
+    def ask(self, verb: Verb, command: Control | None) -> asyncio.Future[Reply]:
+        """Have the thread do it; refused at once where there is no complete association."""
+        answer: asyncio.Future[Reply] = self._loop.create_future()
+        if self.closed or not self.ready:
+            answer.set_result(_offline())
+        else:
+            self._asked.put(Ask(verb, command, answer))
+        return answer
+
+    # the thread's side
+    def run(self) -> None:
+        """Associate and serve until the end, which is told as `Ended`; never raises."""
+        ended = Ended("stopped")
+        try:
+            self._set_up()
+            self._serve()
+        except Stopped:
+            pass
+        except ConnectionLost as error:
+            ended = Ended(str(error))
+        except RequestFailed as error:
+            ended = Ended(f"setting up: {error}")
+        except Exception as error:
+            ended = Ended(f"{type(error).__name__}: {error}", error)
+        finally:
+            self._connection.close()
+            self._count_connection()
+            self.closed = True
+            self._put(ended)
+            self._loop_soon(self._refuse_asked)
+
+    def _count_connection(self) -> None:
+        self._memory.counts["timeouts"] += self._connection.timeouts
+        self._memory.counts["callback_errors"] += self._connection.failed_callbacks
+
+    def _loop_soon(self, function: Callable[..., object], *arguments: object) -> None:
+        try:
+            self._loop.call_soon_threadsafe(function, *arguments)
+        except RuntimeError:  # the loop is closed: nobody is left to tell
+            self._stop.set()
+
+    def _put(self, item: Item) -> None:
+        self._outbox.append(item)
+        self._loop_soon(self._wake.set)
+
+    def _refuse_asked(self) -> None:
+        while True:
+            try:
+                ask = self._asked.get_nowait()
+            except queue.Empty:
+                return
+            if not ask.answer.done():
+                ask.answer.set_result(_offline())
+
+    # setting up
+    def _set_up(self) -> None:
+        options = self._options
+        self._connection.open(
+            self._address,
+            self._device.port,
+            within_s=options.connect_timeout_s,
+            tls=self._device.tls,
+            ap_title=options.ap_title,
+            ae_qualifier=options.ae_qualifier,
+        )
+        self._memory.counts["associations"] += 1
+        self._locate()
+        self._learn_controls()
+        self._taker = Taker(
+            self._connection,
+            self._places,
+            reserve_s=options.reserve_s,
+            integrity_s=options.integrity_s,
+            waited=self._memory.waited,
+        )
+        for name in options.reports:
+            self._take(name)
+        reported = {row for block in self._blocks.values() for row in block.map.rows}
+        self._polls = mapping.polls(place for place in self._places if place.row not in reported)
+        self._memory.counts["polled_points"] = sum(len(poll.extracts) for poll in self._polls)
+        self._poll()
+        self._finish_backlogs()
+        self._await_interrogations()
+        self._complete = True
+        self._put(Complete())
+
+    def _locate(self) -> None:
+        now = clock.now_ns()
+        lost = []
+        for point in self._device.points:
+            if not point.address:
+                continue
+            try:
+                self._places.append(mapping.locate(point, self._layout_of))
+            except mapping.NotThereError as error:
+                lost.append(mapping.missing(point.row, now))
+                self._memory.say_once(f"point {point.row}", "point not on the IED", point=point.name, cause=str(error))
+        self._memory.counts["unknown_points"] = len(lost)
+        self._deliver(lost, now)
+
+    def _layout_of(self, domain: str, item: str) -> values.Node | None:
+        if (domain, item) not in self._layouts:
+            self._layouts[domain, item] = self._connection.layout(domain, item)
+        return self._layouts[domain, item]
+
+    def _learn_controls(self) -> None:
+        self._transactions.learn(self._device.points)
+        for point, trouble in self._transactions.troubles():
+            self._memory.say_once(f"control {point}", "point cannot be commanded", point=point, cause=trouble)
+
+    def _take(self, text: str) -> None:
+        name = parse_block(text)
+        assert self._taker is not None
+        cursor = self._cursors.get(str(name)) if name.buffered else None
+        try:
+            block = self._taker.take(name, Mark.of(cursor))
+            self._blocks[block.rpt_id] = block
+            if block.gap is not None:
+                self._gap(block.gap)
+            self._taker.enable(block)
+        except NoBlockError as error:
+            self._blocks = {key: block for key, block in self._blocks.items() if block.name != name}
+            self._memory.say_once(f"block {text}", "report control block not used, points are polled", cause=str(error))
+            if Mark.of(cursor) is not None:
+                self._gap(str(error))
+            return
+        self._memory.said.discard(f"block {text}")
+        self._memory.counts["unknown_members"] += block.map.unknown
+        if block.resumed:
+            self._memory.counts["resumed"] += 1
+            block.last_report = time.monotonic()
+        elif not self._taker.interrogate(block):
+            self._read_data_set(block)
+
+    def _finish_backlogs(self) -> None:
+        """Let a resumed buffer empty itself, then read the data set: a static value must not come before older ones."""
+        began = time.monotonic()
+        deadline = began + LONGEST_BACKLOG_S
+        resumed = [block for block in self._blocks.values() if block.resumed]
+        while any(time.monotonic() - block.last_report < QUIET_S for block in resumed):
+            self._step()
+            now = time.monotonic()
+            if self._held_back:  # not quiet: not listened to
+                deadline += now - began
+                for block in resumed:
+                    block.last_report = now
+            elif now > deadline:
+                break
+            began = now
+        for block in resumed:
+            self._read_data_set(block)
+
+    def _await_interrogations(self) -> None:
+        deadline = time.monotonic() + 2 * self._options.timeout_s
+        while missing := [block for block in self._blocks.values() if not block.interrogated]:
+            self._step()
+            if self._held_back:
+                deadline = time.monotonic() + 2 * self._options.timeout_s
+            elif time.monotonic() > deadline:
+                for block in missing:
+                    log.warning("no report after the general interrogation, data set read", block=str(block.name))
+                    self._read_data_set(block)
+
+    def _read_data_set(self, block: Block) -> None:
+        domain, _, item = block.data_set.partition("/")
+        now = clock.now_ns()
+        block.interrogated = True
+        try:
+            read = self._connection.read_data_set(domain, item, lambda value: block.assembler.read(value, now))
+        except RequestFailed:  # too long for one answer, or refused: each object by itself
+            places = [place for place in self._places if place.row in block.map.rows]
+            read = self._read_all(mapping.polls(places))
+        self._memory.counts["reads"] += 1
+        self._deliver(read or [], now)
+
+    # serving
+    def _serve(self) -> None:
+        next_poll = time.monotonic() + self._options.poll_s
+        while True:
+            self._step()
+            now = time.monotonic()
+            if self._held_back:
+                continue
+            if self._polls and now >= next_poll:
+                next_poll = max(next_poll + self._options.poll_s, now)
+                self._poll()
+            elif now - self._connection.last_heard >= self._options.keepalive_s:
+                self._keep_alive()
+
+    def _step(self) -> None:
+        """One tick, or a wait for the disk, and then what was asked for."""
+        if self._held_back:
+            self._memory.counts["waited_for_disk"] += 1
+            if self._stop.wait(0.01):
+                raise Stopped
+        else:
+            self._connection.tick()
+        if self._new_revision:
+            raise ConnectionLost(self._new_revision)
+        while self._overflowed:
+            assert self._taker is not None
+            self._taker.interrogate(self._overflowed.pop())
+        self._answer_asked()
+
+    @property
+    def _held_back(self) -> bool:
+        """The disk is behind: the IED is not read meanwhile."""
+        return len(self._outbox) > MOST_WAITING
+
+    def _answer_asked(self) -> None:
+        while self._complete:
+            try:
+                ask = self._asked.get_nowait()
+            except queue.Empty:
+                return
+            self._answer(ask)
+
+    def _answer(self, ask: Ask) -> None:
+        if ask.answer.cancelled():
+            return
+        lost = _offline()
+        try:
+            if ask.verb is Verb.INTERROGATE:
+                self._interrogate()
+                reply = Reply(Verdict.DONE)
+            else:
+                assert ask.command is not None
+                self._memory.counts["commands"] += 1
+                if ask.verb is Verb.CANCEL:
+                    lost = Reply(Verdict.UNKNOWN, Reason.UNKNOWN)
+                    reply = self._transactions.cancel(ask.command)
+                elif ask.verb is Verb.SELECT:
+                    reply = self._transactions.select(ask.command)
+                else:
+                    reply = self._transactions.operate(ask.command)
+        except BaseException:
+            if ask.verb is Verb.OPERATE and self._transactions.oper_sent:
+                lost = Reply(Verdict.UNKNOWN, Reason.UNKNOWN)
+            self._loop_soon(_set, ask.answer, lost)
+            raise
+        self._loop_soon(_set, ask.answer, reply)
+        self._transactions.tell()
+
+    def _interrogate(self) -> None:
+        assert self._taker is not None
+        for block in self._blocks.values():
+            if not self._taker.interrogate(block):
+                self._read_data_set(block)
+        self._poll()
+
+    def _keep_alive(self) -> None:
+        """Any answer will do, an error too; a missing one counts."""
+        domain = self._places[0].ld if self._places else self._device.name
+        try:
+            self._connection.read(domain, "LLN0$ST$Beh")
+        except RequestFailed:
+            pass
+
+    def _poll(self) -> None:
+        if not self._polls:
+            return
+        now = clock.now_ns()
+        self._deliver(self._read_all(self._polls), now)
+
+    def _read_all(self, polls: Iterable[Poll]) -> list[Sample]:
+        """Read every object, a few at once; commands go between."""
+        samples: list[Sample] = []
+        asked: deque[tuple[Poll, int]] = deque()
+        for poll in polls:
+            asked.append((poll, self._ask_for(poll)))
+            if len(asked) >= AT_ONCE:
+                samples += self._read_one(*asked.popleft())
+        while asked:
+            samples += self._read_one(*asked.popleft())
+        return samples
+
+    def _ask_for(self, poll: Poll) -> int:
+        def convert(value: int) -> object:
+            if native.MmsValue_getType(value) == values.ACCESS_ERROR:
+                return values.leaf(value)
+            now = clock.now_ns()
+            return [mapping.take(extract, value, now) for extract in poll.extracts]
+
+        return self._connection.start_read(poll.ld, poll.item, convert)
+
+    def _read_one(self, poll: Poll, number: int) -> list[Sample]:
+        self._memory.counts["reads"] += 1
+        try:
+            read: list[Sample] = self._connection.result(number, f"{poll.ld}/{poll.item}")
+        except RequestFailed as error:
+            self._memory.counts["failed_reads"] += 1
+            if error.timed_out:
+                return []  # a second one ends the association
+            cause = q.CONFIG_ERROR if error.access == mapping.NON_EXISTENT else q.FAILURE
+            now = clock.now_ns()
+            self._memory.say_once(f"read {poll.item}", "object cannot be read", object=poll.item, cause=str(error))
+            return [Sample(extract.row, None, q.INVALID | cause | q.RECEIPT, 0, now) for extract in poll.extracts]
+        return read
+
+    # reports: inside tick
+    def _on_report(self, report: int) -> None:
+        counts = self._memory.counts
+        now = clock.now_ns()
+        try:
+            block = self._blocks.get(reports.rpt_id_of(report))
+            if block is None:
+                counts["unknown_reports"] += 1
+                return
+            parsed = reports.parse(report, block.map.size)
+            counts["segments"] += 1
+            before = block.assembler.broken_segments
+            whole = block.assembler.add(parsed, now)
+        except reports.MalformedReportError as error:
+            counts["malformed_reports"] += 1
+            self._memory.say_once("malformed", "report not understood", device=self._device.name, cause=str(error))
+            return
+        block.last_report = time.monotonic()
+        if block.assembler.broken_segments != before:
+            counts["broken_segments"] += 1
+            self._gap(f"{block.name}: a segment of a report is missing")
+        if whole is None:
+            return
+        counts["reports"] += 1
+        if whole.overflow:
+            self._gap(f"{block.name}: the buffer of {block.instance} overflowed")
+            self._overflowed.append(block)
+        self._emit(block, whole, now)
+        block.interrogated = block.interrogated or whole.interrogated
+        if whole.conf_rev is not None and block.conf_rev is not None and whole.conf_rev != block.conf_rev:
+            self._new_revision = (
+                f"{block.name}: ConfRev is {whole.conf_rev} now, was {block.conf_rev}: all is read anew"
+            )
+
+    def _emit(self, block: Block, whole: reports.Assembled, now: int) -> None:
+        cursor = None
+        if block.name.buffered and whole.entry_id:
+            cursor = Mark(block.instance, whole.entry_id).cursor(block.name)
+        if not block.name.buffered:
+            self._deliver(whole.static, now)
+            self._deliver(whole.changed, now, reported=True)
+            return
+        name = self._device.name
+        if whole.static or not whole.changed:
+            last = None if whole.changed else cursor
+            self._put(Deliver(Batch(name, whole.static, now), events=True, cursor=last))
+        if whole.changed:
+            self._put(Deliver(Batch(name, whole.changed, now, reported=True), events=True, cursor=cursor))
+
+    def _deliver(self, samples: list[Sample], now: int, *, reported: bool = False) -> None:
+        """State, or events where any point of the batch makes events."""
+        if samples:
+            events = any(self._events_of[sample.point] for sample in samples)
+            self._put(Deliver(Batch(self._device.name, samples, now, reported=reported), events))
+
+    def _gap(self, cause: str) -> None:
+        self._memory.counts["gaps"] += 1
+        self._put(Gap(cause))
+
+    # controls: inside tick
+    def _heard(self, domain: str, item: str, value: object) -> None:
+        self._transactions.heard(domain, item, value)
+
+    def _told(self, command_id: str, step: Step) -> None:
+        self._loop_soon(self._progress, command_id, step)
+
+
+def _offline() -> Reply:
+    return Reply(Verdict.REFUSED, Reason.DEVICE_OFFLINE)
+
+
+def _set(answer: asyncio.Future[Reply], reply: Reply) -> None:
+    if not answer.done():
+        answer.set_result(reply)

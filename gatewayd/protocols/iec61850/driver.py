@@ -1,0 +1,122 @@
+"""The IEC 61850 driver: one IED, one association at a time, on a thread of its own.
+
+This side is asyncio: it hands batches to the core and waits for the disk; the thread does everything native.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Mapping
+
+from gatewayd.control.reasons import Reason
+from gatewayd.control.types import Control, Reply, Verdict
+from gatewayd.points.types import Cursor, Link
+from gatewayd.protocols.device import Device
+from gatewayd.protocols.driver import LinkLost, Sink
+from gatewayd.protocols.iec61850.association import Association, Complete, Deliver, Ended, Gap, Memory, Verb
+from gatewayd.protocols.iec61850.config import options
+
+LONGEST_STOP_S = 3.0
+"""How long a stop waits for the thread; it ends itself when the native call it is in returns."""
+
+
+class Iec61850Driver:
+    """Driver, Operable, Interrogable and Counting of one IED."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._options = options(device)
+        self._memory = Memory()
+        self._association: Association | None = None
+
+    async def run(self, sink: Sink, cursors: Mapping[str, Cursor]) -> None:
+        """Serve one association. Raises LinkLost when it ends; CancelledError passes."""
+        address = await self._resolve()
+        association = Association(self._device, self._options, address, cursors, self._memory, sink.progress)
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def main() -> None:
+            association.run()
+            try:
+                loop.call_soon_threadsafe(ended.set)
+            except RuntimeError:
+                pass  # the loop was closed before the thread ended
+
+        thread = threading.Thread(target=main, name=f"iec61850-{self._device.name}", daemon=True)
+        thread.start()
+        self._association = association
+        try:
+            await self._hand_over(association, sink)
+        finally:
+            association.ready = False
+            association.stop()
+            self._association = None
+            try:
+                async with asyncio.timeout(LONGEST_STOP_S):
+                    await ended.wait()
+            except TimeoutError:
+                pass
+
+    async def _resolve(self) -> str:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._options.connect_timeout_s):
+                found = await loop.getaddrinfo(self._device.host, self._device.port, type=socket.SOCK_STREAM)
+        except TimeoutError:
+            raise LinkLost(f"the name {self._device.host} was not resolved in time") from None
+        except OSError as error:
+            raise LinkLost(f"the name {self._device.host} cannot be resolved: {error.strerror or error}") from error
+        ordered = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)
+        return str(ordered[0][4][0])
+
+    async def _hand_over(self, association: Association, sink: Sink) -> None:
+        while True:
+            match await association.next():
+                case Deliver(batch, True, cursor):
+                    await sink.events(batch, cursor)
+                case Deliver(batch, False, _):
+                    sink.state(batch)
+                case Gap(cause):
+                    sink.gap(self._device.name, cause)
+                case Complete():
+                    association.ready = True
+                    sink.device(self._device.name, Link.UP)
+                case Ended(why, fault):
+                    if fault is not None:
+                        raise RuntimeError(why) from fault
+                    raise LinkLost(why)
+            association.taken()
+
+    async def select(self, cmd: Control) -> Reply:
+        """SBO or SBOw at the IED; DONE at once where its control model has no select."""
+        return await self._ask(Verb.SELECT, cmd)
+
+    async def operate(self, cmd: Control) -> Reply:
+        """Oper; with enhanced security a termination follows as progress."""
+        return await self._ask(Verb.OPERATE, cmd)
+
+    async def cancel(self, cmd: Control) -> Reply:
+        """Cancel; DONE at once where nothing is selected."""
+        return await self._ask(Verb.CANCEL, cmd)
+
+    async def interrogate(self) -> None:
+        """GI on every control block, and a read of the other points."""
+        await self._ask(Verb.INTERROGATE, None)
+
+    async def _ask(self, verb: Verb, cmd: Control | None) -> Reply:
+        association = self._association
+        if association is None:
+            return Reply(Verdict.REFUSED, Reason.DEVICE_OFFLINE)
+        return await association.ask(verb, cmd)
+
+    def counters(self) -> dict[str, int]:
+        """Plain integers by name, over all associations."""
+        return dict(self._memory.counts)
+
+
+def create(device: Device) -> Iec61850Driver:
+    """A driver for a checked device."""
+    return Iec61850Driver(device)
