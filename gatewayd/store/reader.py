@@ -1,0 +1,97 @@
+"""Reading committed events: the newest few thousand from memory, older ones from a read connection in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+from gatewayd.store import schema
+from gatewayd.store.types import JournalError, StoredEvent
+
+TAIL_EVENTS = 8192
+TAIL_BYTES = 8 * 1024 * 1024
+
+
+class Tail:
+    """The newest committed events, contiguous."""
+
+    def __init__(self) -> None:
+        self._events: deque[StoredEvent] = deque()
+        self._bytes = 0
+
+    def extend(self, events: Iterable[StoredEvent], oldest: int) -> None:
+        """Add what was committed; forget what is older than `oldest` or too much."""
+        mine = self._events
+        for event in events:
+            mine.append(event)
+            self._bytes += len(event.payload)
+        while mine and (len(mine) > TAIL_EVENTS or self._bytes > TAIL_BYTES or mine[0].seq < oldest):
+            self._bytes -= len(mine.popleft().payload)
+
+    def read(self, first: int, limit: int, max_bytes: int) -> list[StoredEvent] | None:
+        """Events from `first` on, None where they are not all in memory."""
+        mine = self._events
+        if not mine or first < mine[0].seq:
+            return None
+        start = first - mine[0].seq
+        return bounded(islice(mine, start, start + limit), max_bytes)
+
+
+def bounded(events: Iterable[StoredEvent], max_bytes: int) -> list[StoredEvent]:
+    """As many as fit in `max_bytes` of payload, at least one."""
+    found: list[StoredEvent] = []
+    size = 0
+    for event in events:
+        size += len(event.payload)
+        if found and size > max_bytes:
+            break
+        found.append(event)
+    return found
+
+
+def select(connection: sqlite3.Connection, first: int, last: int, limit: int, max_bytes: int) -> list[StoredEvent]:
+    """Events `first`..`last` from the file, in order."""
+    cursor = connection.execute(schema.READ, (first, last, limit))
+    try:
+        return bounded((StoredEvent(*row) for row in cursor), max_bytes)
+    finally:
+        cursor.close()  # an open SELECT would keep the WAL from being reused
+
+
+class DiskReader:
+    """One read connection in one thread."""
+
+    def __init__(self, path: Path, corrupt: Callable[[], None]) -> None:
+        self._path = path
+        self._corrupt = corrupt
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal-read")
+        self._connection: sqlite3.Connection | None = None
+
+    async def read(self, first: int, last: int, limit: int, max_bytes: int) -> list[StoredEvent]:
+        """Events `first`..`last` from disk. Raises JournalError."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._read, first, last, limit, max_bytes)
+
+    def _read(self, first: int, last: int, limit: int, max_bytes: int) -> list[StoredEvent]:
+        try:
+            if self._connection is None:
+                self._connection = schema.connect_readonly(self._path)
+            return select(self._connection, first, last, limit, max_bytes)
+        except sqlite3.Error as error:
+            if schema.corrupt(error):
+                self._corrupt()
+            raise JournalError(f"{self._path} cannot be read from event {first} on: {error}") from error
+
+    async def close(self) -> None:
+        """End the thread and its connection."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+        self._thread.shutdown(wait=True)
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
