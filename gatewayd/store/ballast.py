@@ -18,7 +18,7 @@ class Ballast:
         free = stat.f_bavail * stat.f_frsize
         if self._path.exists():
             free += self._path.stat().st_size
-        self.size = max(min(size, free // 20), MIN_SIZE)
+        self.size = max(min(size, free // 10), MIN_SIZE)
         self.present = False
 
     def restore(self) -> bool:

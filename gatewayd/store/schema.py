@@ -15,7 +15,7 @@ MAX_ROWS = 512
 """Rows of one INSERT: each statement gives the GIL away, and a busy loop thread returns it only after 5 ms."""
 _SIZES = (1, 8, 32, 128, MAX_ROWS)
 WAL_LIMIT = 16 * 1024 * 1024
-_AUTOCHECKPOINT_PAGES = 4000
+PAGE = 4096
 
 _TABLES = f"""
 CREATE TABLE events(seq INTEGER PRIMARY KEY, recorded_ns INTEGER NOT NULL, time_ns INTEGER NOT NULL,
@@ -91,7 +91,7 @@ def connect(path: Path) -> sqlite3.Connection:
             "journal_mode=WAL",
             "synchronous=FULL",
             "secure_delete=OFF",  # Debian builds it in: trimming would write every deleted octet
-            f"wal_autocheckpoint={_AUTOCHECKPOINT_PAGES}",
+            f"wal_autocheckpoint={WAL_LIMIT // PAGE}",
             f"journal_size_limit={WAL_LIMIT}",
             "cache_size=-16000",
             "temp_store=MEMORY",

@@ -150,7 +150,9 @@ class Writer:
         self._failed = False
         self._pause_s = 0.0
         self._ballast = Ballast(directory, limits.reserve)
-        self._group_events = min(GROUP_EVENTS, max(64, limits.high // 8192))
+        # On a full disk the WAL must fit into the file with nothing but the reserve's room.
+        self._wal = min(schema.WAL_LIMIT, self._ballast.size // 2)
+        self._group_events = min(GROUP_EVENTS, max(64, limits.high // 8192), max(64, self._wal // 1024))
         self._look_every = min(SPACE_EVERY, limits.high // 64)
         self._singly = 0
         self._space = schema.space(opened.connection)
@@ -182,6 +184,7 @@ class Writer:
         """Allocate the reserve and begin."""
         if not self._ballast.restore():
             log.warning("no room on the disk for the journal's reserve", octets=self._ballast.size)
+        self._connection.execute(f"PRAGMA wal_autocheckpoint={max(self._wal // schema.PAGE, 8)}").fetchall()
         self._thread.start()
 
     # --- called on the loop's thread --------------------------------------------------------------------------------
@@ -308,7 +311,7 @@ class Writer:
                 self._transaction([], jobs)
             except (sqlite3.Error, OSError) as error:
                 self._roll_back()
-                if not last and schema.disk_full(error) and self._ballast.release():
+                if not last and schema.disk_full(error) and self._use_ballast():
                     continue
                 self.count["jobs_failed"] += len(jobs)
                 refusal = JournalError(f"the journal cannot write: {error}")
@@ -328,7 +331,7 @@ class Writer:
         if self._failed or self._blocked or self._since_space > self._look_every or not (events or jobs):
             self._look_at_space()
         room = self._room()
-        if events and not room:
+        if events and not room and retention.by_size(self._limits, self._space, kept, room=False) is None:
             self._note_hold(now_ns, gaps.FULL)
         if not jobs and not (events and room) and not self._due(kept, handed_over, now_ns, room=room):
             self._leave(events, room=room)
@@ -337,6 +340,8 @@ class Writer:
         db.execute("BEGIN IMMEDIATE")
         trimmed = self._trim(kept, now_ns, TRIM_EVENTS + 2 * sum(len(item.events) for item in events))
         kept, loss, room = trimmed.kept, trimmed.loss, self._room()
+        if events and not room:
+            self._note_hold(now_ns, gaps.FULL)
         group = _Group(self._newest + 1, now_ns)
         loss = self._gap_records(group, loss, handed_over, room=room)
         for item in [*events, *jobs] if room else jobs:
@@ -536,8 +541,7 @@ class Writer:
         if why != self._broken:
             log.error("the journal cannot write; events are held at the devices", cause=why)
         if full:
-            # Trimming and commands need room in the WAL before anything inside the file can be free again.
-            self._ballast.release()
+            self._use_ballast()
         self._failed, self._broken = True, why
         low, high = RETRY_S
         self._pause_s = min(max(self._pause_s * 2, low), high)
@@ -566,8 +570,18 @@ class Writer:
 
     def _checkpoint(self, *, idle: bool) -> None:
         """After the waiting calls have their answer, so that nobody waits for it; the WAL stays a few MiB."""
-        if self._since_checkpoint < CHECKPOINT_BYTES // (4 if idle else 1):
+        if self._since_checkpoint < min(CHECKPOINT_BYTES, self._wal // 2) // (4 if idle else 1):
             return
+        self._take_in_wal()
+
+    def _use_ballast(self) -> bool:
+        """Give up the reserve: with its room the WAL can be taken in, and trimming and commands have a WAL again."""
+        if not self._ballast.release():
+            return False
+        self._take_in_wal()
+        return True
+
+    def _take_in_wal(self) -> None:
         self._since_checkpoint = 0
         try:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
