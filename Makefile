@@ -15,8 +15,9 @@ SHELL := /bin/sh
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-# What the tests need of the system: a real broker, and a C library to build a second Modbus stack on.
-TEST_PACKAGES := mosquitto mosquitto-clients libmodbus-dev gcc libc6-dev pkg-config
+# What the tests need of the system: a real broker, a C library to build a second Modbus stack on, and systemd-analyze
+# (the package systemd starts nothing by being there).
+TEST_PACKAGES := mosquitto mosquitto-clients libmodbus-dev gcc libc6-dev pkg-config systemd
 
 help:
 	@echo "make demo    the gateway with three simulated devices, on this machine alone (DEMO_SECONDS, DEMO_MQTT_PORT)"
@@ -113,7 +114,7 @@ system-packages:
 			installed "$$package" || missing="$$missing $$package"
 		done
 	else
-		for tool in mosquitto mosquitto_sub gcc pkg-config; do
+		for tool in mosquitto mosquitto_sub gcc pkg-config systemd-analyze; do
 			PATH="$$PATH:/usr/sbin:/usr/local/sbin" command -v "$$tool" >/dev/null || missing="$$missing $$tool"
 		done
 	fi

@@ -73,7 +73,11 @@ def _broker(function: F) -> F:
 @_config
 @click.option("--in-process", is_flag=True, help="Drivers in this process instead of workers: for debugging only.")
 @click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="The least important lines to be logged.",
 )
 def run(config_path: Path, *, in_process: bool, log_level: str) -> int:
     """Run the gateway in the foreground, as systemd does.

@@ -18,11 +18,11 @@ END_S = 10.0
 TAIL = 12
 
 _IOTCORE = """
-import sys, threading
+import logging, sys
 from iotcore import Broker
 
-Broker(config_path=sys.argv[1]).start()
-threading.Event().wait()
+logging.getLogger("rumqttd").setLevel(logging.CRITICAL)  # it reports every packet as an error
+Broker(config_path=sys.argv[1]).run_forever()
 """
 
 

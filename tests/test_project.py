@@ -1,0 +1,269 @@
+"""What is shipped beside the code: lock, Makefile, unit, example stations, README."""
+
+from __future__ import annotations
+
+import configparser
+import csv
+import io
+import os
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+
+from gatewayd import __version__
+from gatewayd.cli import cli
+from gatewayd.config import load
+
+ROOT = Path(__file__).resolve().parents[1]
+LOCKS = ("requirements.txt", "requirements-dev.txt")
+README = (ROOT / "README.md").read_text()
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def tracked() -> list[Path]:
+    """The files of the project; outside a git checkout the folders that hold it."""
+    found = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    names = [ROOT / name for name in found.stdout.decode().split("\0") if name]
+    if not names:
+        folders = ("gatewayd", "simulators", "tests", "docs", "etc", "systemd", "benchmarks")
+        names = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    return [path for path in names if path.exists()]
+
+
+# --- the lock -------------------------------------------------------------------------------------------------------
+
+
+def locked(name: str) -> dict[str, tuple[Requirement, int]]:
+    """Each package of a lock with the number of its hashes."""
+    text = (ROOT / name).read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
+    found = {}
+    for line in lines:
+        requirement, *hashes = line.split(" --hash=")
+        parsed = Requirement(requirement.strip())
+        found[parsed.name.lower().replace("_", "-")] = (parsed, len(hashes))
+    return found
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_lock_names_no_host_and_hashes_every_package(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert "://" not in text
+    assert not re.search(r"^\s*--(?!hash)", text, re.MULTILINE)
+    packages = locked(name)
+    assert len(packages) > 10
+    for requirement, hashes in packages.values():
+        assert hashes > 0, requirement
+        assert str(requirement.specifier).startswith("=="), requirement
+
+
+def test_the_lock_satisfies_what_the_project_asks_for() -> None:
+    asked = PROJECT["project"]
+    runtime, everything = locked(LOCKS[0]), locked(LOCKS[1])
+    extras = [one for extra in asked["optional-dependencies"].values() for one in extra]
+    for lock, wanted in ((runtime, asked["dependencies"]), (everything, asked["dependencies"] + extras)):
+        for one in map(Requirement, wanted):
+            pinned = lock[one.name.lower()][0]
+            assert one.specifier.contains(str(pinned.specifier).removeprefix("=="), prereleases=True), one
+    for name, (requirement, _) in runtime.items():
+        assert everything[name][0] == requirement, "both locks hold the same versions"
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_dnp3_is_asked_for_only_where_its_package_exists(name: str) -> None:
+    assert locked(name)["yadnp3"][0].marker == Marker("platform_machine == 'x86_64'")
+
+
+# --- make and CI ----------------------------------------------------------------------------------------------------
+
+
+def make(*words: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "--no-print-directory", "--dry-run", "--always-make", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_make_test_runs_every_gate() -> None:
+    recipe = make("test")
+    for gate in ("ruff format --check", "ruff check", "bin/mypy", "lint-imports", "pytest", "--require-hashes"):
+        assert gate in recipe
+    assert "mosquitto" in recipe
+
+
+def test_make_demo_needs_nothing_but_the_environment() -> None:
+    recipe = make("demo")
+    assert "gatewayd demo" in recipe
+    assert "libmodbus" not in recipe
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "venv", "lock"])
+def test_the_recipes_are_posix_shell(target: str) -> None:
+    checked = subprocess.run(["sh", "-n"], input=make(target), capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_ci_runs_make_test() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().startswith("#!/usr/bin/env bash\n")
+    assert "set -eu" in script.read_text()
+    assert script.read_text().rstrip().endswith("make test")
+
+
+# --- example stations -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "etc").rglob("*.toml")), ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_station_in_etc_loads(path: Path) -> None:
+    assert load(path).points
+
+
+def test_every_point_list_in_etc_is_used() -> None:
+    used = {Path(name).resolve() for path in (ROOT / "etc").rglob("*.toml") for name in load(path).sources}
+    assert {path.resolve() for path in (ROOT / "etc").rglob("*.csv")} <= used
+
+
+# --- the service ----------------------------------------------------------------------------------------------------
+
+UNIT = ROOT / "systemd" / "gatewayd.service"
+
+
+def unit(path: Path) -> dict[str, dict[str, list[str]]]:
+    """A unit file's sections; a key may stand several times."""
+    found: dict[str, dict[str, list[str]]] = {}
+    section = ""
+    for line in path.read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        if line.startswith("["):
+            section = line.strip("[]")
+            found.setdefault(section, {})
+        else:
+            key, value = line.split("=", 1)
+            found[section].setdefault(key, []).append(value)
+    return found
+
+
+def test_the_unit_runs_this_command_line_and_the_state_lies_where_the_example_says() -> None:
+    service = unit(UNIT)["Service"]
+    assert service["Type"] == ["notify"]
+    assert service["WatchdogSec"]
+    assert service["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+    for key in ("ExecStartPre", "ExecStart"):
+        program, command, *options = service[key][0].split()
+        assert program.endswith("/bin/gatewayd")
+        assert command in cli.commands
+        assert options == ["-c", "/etc/gatewayd/gatewayd.toml"]
+    assert load(ROOT / "etc" / "gatewayd.toml").gateway.state_dir == Path("/var/lib") / service["StateDirectory"][0]
+
+
+def test_the_units_are_well_formed_and_the_clock_can_be_read() -> None:
+    for path in (UNIT, *(ROOT / "systemd").glob("*.conf")):
+        parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
+        parser.optionxform = str  # type: ignore[assignment,method-assign]
+        parser.read(path)
+        assert parser.has_section("Service"), path
+    service = unit(UNIT)["Service"]
+    assert service["ProtectClock"] == ["no"]
+    assert service["SystemCallFilter"][-1].split() == ["adjtimex", "clock_adjtime"]
+
+
+def analyze(*words: str, files: list[Path], folder: Path) -> subprocess.CompletedProcess[str]:
+    """systemd-analyze over a unit and its drop-ins, with a program that exists in place of the installed one."""
+    text = "\n".join(path.read_text() for path in files)
+    text = re.sub(r"=/opt/gatewayd/\S*bin/gatewayd", "=/bin/true", text)
+    target = folder / "gatewayd.service"
+    target.write_text(text)
+    return subprocess.run(["systemd-analyze", *words, str(target)], capture_output=True, text=True, check=False)
+
+
+def test_systemd_accepts_the_unit_and_rates_it_as_closed(tmp_path: Path) -> None:
+    verified = analyze("verify", files=[UNIT], folder=tmp_path)
+    assert "gatewayd.service" not in verified.stderr, verified.stderr
+    assert analyze("security", "--offline=true", "--threshold=15", files=[UNIT], folder=tmp_path).returncode == 0
+    opened = [UNIT, ROOT / "systemd" / "serial.conf", ROOT / "systemd" / "site.conf"]
+    assert analyze("security", "--offline=true", "--threshold=16", files=opened, folder=tmp_path).returncode == 0
+
+
+# --- README ---------------------------------------------------------------------------------------------------------
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_first_station_of_the_readme_loads(tmp_path: Path) -> None:
+    (tmp_path / "gatewayd.toml").write_text(blocks("toml")[0])
+    (tmp_path / "mtr1.csv").write_text(blocks("csv")[0])
+    station = load(tmp_path / "gatewayd.toml")
+    assert [spec.name for spec in station.points] == ["MTR1/U", "MTR1/I", "MTR1/F", "MTR1/WH"]
+
+
+def test_the_command_example_of_the_readme_loads(tmp_path: Path) -> None:
+    device = '[[device]]\nname = "FDR12"\nprotocol = "dnp3"\nhost = "127.0.0.1"\npoints = "p.csv"\n'
+    (tmp_path / "gatewayd.toml").write_text(f'[gateway]\nname = "x"\n{device}[device.dnp3]\nremote_address = 10\n')
+    (tmp_path / "p.csv").write_text(blocks("csv")[1])
+    station = load(tmp_path / "gatewayd.toml")
+    assert any(spec.command for spec in station.points)
+
+
+def test_every_command_and_option_in_the_readme_exists() -> None:
+    words = re.findall(r"gatewayd (run|check|points|watch|control|demo)\b([^\n|`]*)", README)
+    assert {command for command, _ in words} == set(cli.commands)
+    rows = [line for line in README.splitlines() if line.startswith("| `gatewayd ")]
+    assert len(rows) == len(cli.commands)
+    for line in [*rows, *blocks("sh")[1].splitlines()]:
+        for command in re.findall(r"gatewayd (\w+)", line)[:1]:
+            known = {option for param in cli.commands[command].params for option in param.opts}
+            assert set(re.findall(r"(?<![\w-])--[a-z-]+", line)) <= known, line
+
+
+def test_every_column_of_the_point_lists_is_in_the_readme() -> None:
+    table = README.split("## Point-list columns")[1].split("\n## ")[0]
+    used = {name for path in (ROOT / "etc").rglob("*.csv") for name in header(path)}
+    assert used <= set(re.findall(r"`([a-z_]+)`", table))
+
+
+def header(path: Path) -> list[str]:
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    return next(csv.reader(io.StringIO(lines[0].replace(";", ","))))
+
+
+def test_links_in_the_documentation_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "systemd").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+# --- the whole ------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_names_a_machine_of_ours() -> None:
+    forbidden = re.compile("|".join(["/wo" + "rk/", "/ro" + "ot/", r"\.lib" + "rary", r"\.\./sha" + "red"]))
+    for path in tracked():
+        try:
+            text = path.read_text()
+        except UnicodeDecodeError:
+            continue
+        found = forbidden.search(text)
+        assert found is None, f"{path}: {found}"
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert PROJECT["project"]["dynamic"] == ["version"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", __version__)
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_explains_itself_and_its_exit_status(name: str) -> None:
+    command = cli.commands[name]
+    text = command.get_help(click.Context(command, info_name=f"gatewayd {name}"))
+    assert "Exit status" in text
+    for param in command.params:
+        assert isinstance(param, click.Argument) or getattr(param, "help", None), param.name
