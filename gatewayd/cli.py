@@ -162,7 +162,7 @@ def watch(
     from gatewayd.console.watch import Form, watch
 
     form = Form.JSON if as_json else Form.TABLE
-    return _asyncio(watch(_settings(broker), Filter(devices, patterns), once=once, form=form, wait_s=wait_s))
+    return _console(watch(_settings(broker), Filter(devices, patterns), once=once, form=form, wait_s=wait_s))
 
 
 @cli.command(short_help="Command one point: select, ask, operate, outcome.")
@@ -212,7 +212,7 @@ def control(
         raise click.UsageError(f"{who!r} cannot be an operator's name; 1 to 64 letters, digits and . _ @ - are allowed")
     how = How.SELECT_CANCEL if cancel else How.DIRECT if direct else How.SELECT_OPERATE
     order = Order(point, value, who, how=how, yes=yes, test=test, json=as_json)
-    return _asyncio(control(_settings(broker), order, wait_s=wait_s))
+    return _console(control(_settings(broker), order, wait_s=wait_s))
 
 
 @cli.command(short_help="A broker, three simulated devices and the gateway, live.")
@@ -241,7 +241,7 @@ def demo(seconds: float | None, port: int) -> int:
     from gatewayd.console.mqtt import quiet_logs
 
     quiet_logs()
-    return _asyncio(demo(port=port, seconds=seconds))
+    return _console(demo(port=port, seconds=seconds))
 
 
 def _settings(broker: dict[str, str]) -> Any:
@@ -266,6 +266,12 @@ def _asyncio(work: Coroutine[Any, Any, int]) -> int:
         return int(asyncio.run(work))
     except (KeyboardInterrupt, asyncio.CancelledError):
         return INTERRUPTED
+
+
+def _console(work: Coroutine[Any, Any, int]) -> int:
+    from gatewayd.console.terminal import ended_by_sigterm
+
+    return _asyncio(ended_by_sigterm(work))
 
 
 def main() -> None:

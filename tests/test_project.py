@@ -7,6 +7,7 @@ import csv
 import io
 import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -28,9 +29,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 def tracked() -> list[Path]:
     """The files of the project; outside a git checkout the folders that hold it."""
-    found = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
-    names = [ROOT / name for name in found.stdout.decode().split("\0") if name]
-    if not names:
+    names: list[Path] = []
+    if shutil.which("git") and (ROOT / ".git").exists():
+        found = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+        names = [ROOT / name for name in found.stdout.decode().split("\0") if name]
+    else:
         folders = ("gatewayd", "simulators", "tests", "docs", "etc", "systemd", "benchmarks")
         names = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     return [path for path in names if path.exists()]

@@ -6,15 +6,13 @@ Only the command line's way of starting things is special; what is shown and don
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import shutil
-import signal
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -56,7 +54,7 @@ async def demo(*, port: int, seconds: float | None) -> int:
             file=sys.stderr,
         )
         return 3
-    with tempfile.TemporaryDirectory(prefix="gatewayd-demo-") as name, _ended_by_sigterm():
+    with tempfile.TemporaryDirectory(prefix="gatewayd-demo-") as name:
         try:
             return await _demo(Path(name), port=port, seconds=seconds)
         except DemoFailed as error:
@@ -152,18 +150,6 @@ def configured(text: str, url: str, state_dir: str, ports: Mapping[str, int]) ->
             line = f"port = {ports[protocol]}"  # noqa: PLW2901
         lines.append(line)
     return "\n".join(lines) + "\n"
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does, so that it takes its processes with it."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-    loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
 
 
 # --- showing ----------------------------------------------------------------------------------------------------

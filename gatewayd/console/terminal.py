@@ -1,11 +1,16 @@
-"""A question to the person at the terminal that can be given up."""
+"""The terminal: a question that can be given up, and an end that cleans up behind itself."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 import threading
+from collections.abc import Awaitable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 async def ask_line(question: str) -> str:
@@ -31,3 +36,14 @@ async def ask_line(question: str) -> str:
     print(question, end="", file=sys.stderr, flush=True)
     threading.Thread(target=read, name="question", daemon=True).start()
     return (await answer).strip().lower()
+
+
+async def ended_by_sigterm(work: Awaitable[T]) -> T:
+    """SIGTERM ends this work as Ctrl-C does: cancelled, so that it restores, cancels and ends what it started."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        return await work
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
