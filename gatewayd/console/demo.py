@@ -77,7 +77,9 @@ async def _demo(folder: Path, *, port: int, seconds: float | None) -> int:
         config = write_config(ROOT / "etc" / "demo", folder, url, ports)
         await processes.start("gateway", [sys.executable, "-m", "gatewayd", "run", "-c", str(config)], cwd=folder)
         print(f"gateway   {config}, log {processes.log('gateway')}", flush=True)
-        settings = MqttSettings(url=url, base=f"gw/{load(config).gateway.name}")
+        station = load(config)
+        settings = MqttSettings(url=url, base=f"gw/{station.gateway.name}")
+        devices = {device.name for device in station.devices}
         view = StationView(settings.base)
 
         def heard(topic: str, payload: bytes) -> None:
@@ -85,7 +87,7 @@ async def _demo(folder: Path, *, port: int, seconds: float | None) -> int:
 
         async with Broker(settings, heard) as broker:
             await broker.subscribe(*view.topics())
-            all_good = await _until_good(broker, view, processes)
+            all_good = await _until_good(broker, view, processes, devices)
             _hint(url)
             try:
                 if seconds is None:
@@ -165,12 +167,13 @@ def _hint(url: str) -> None:
     )
 
 
-async def _until_good(broker: Broker, view: StationView, processes: Processes) -> bool:
+async def _until_good(broker: Broker, view: StationView, processes: Processes, devices: set[str]) -> bool:
     loop = asyncio.get_running_loop()
     started = loop.time()
 
     def ready() -> bool:
-        return view.complete and view.online and all(row.quality == "good" for row in _rows(view, connected=True))
+        here = view.complete and view.online and devices <= view.links.keys()
+        return here and all(row.quality == "good" for row in _rows(view, connected=True))
 
     while not await broker.until(ready, 1.0):
         processes.check()
