@@ -17,8 +17,8 @@ from collections.abc import AsyncIterator
 
 from simulators.dnp3_feeder import Dnp3Feeder
 from simulators.iec61850_bay import Iec61850Bay
-from simulators.model import Feeder
 from simulators.modbus_meter import ModbusMeter
+from simulators.model import Feeder
 
 STEP_S = 0.1
 
