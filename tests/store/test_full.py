@@ -114,7 +114,8 @@ async def test_age_trims_what_was_handed_over_and_nothing_else(tmp_path: Path) -
     now[0] += 20 * 10**9
     await until(lambda: journal.oldest == 2000, "all but the newest, which carries the number")
     await journal.close()
-    assert await (again := opened(tmp_path)).append([event(1)]) == 2001
+    again = opened(tmp_path)
+    assert await again.append([event(1)]) == 2001
     await again.close()
 
 
