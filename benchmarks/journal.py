@@ -133,7 +133,7 @@ async def startup(directory: Path, count: int = 10_000_000) -> None:
 
 def main() -> None:
     root = Path(tempfile.mkdtemp(prefix="journal-bench-", dir=sys.argv[1] if len(sys.argv) > 1 else None))
-    # As a process with a journal should: with CPython's 5 ms a busy loop that often selects keeps the writer from the GIL for seconds.
+    # With CPython's 5 ms a loop that is never idle keeps the writer from the GIL for seconds.
     sys.setswitchinterval(0.0005)
     try:
         for number, (batch, callers, total, busy) in enumerate(

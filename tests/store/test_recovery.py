@@ -21,7 +21,7 @@ def mounted(place: Path, size: str) -> Iterator[Path]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "-l", str(place)], check=True)  # also where a failed test left it open
 
 
 def remount_read_only(place: Path) -> None:
