@@ -494,7 +494,9 @@ class Association:
         if whole is None:
             return
         counts["reports"] += 1
-        if whole.overflow:
+        if whole.overflow and (block.resumed or block.interrogated):
+            # before the first interrogation of a block that is not resumed it tells of a time before ours,
+            # and some servers set it on every fresh buffer
             self._gap(f"{block.name}: the buffer of {block.instance} overflowed")
             self._overflowed.append(block)
         self._emit(block, whole, now)

@@ -27,6 +27,10 @@ DATA_SET_NAMES = 4096
 """Members of a data set read at most."""
 
 
+_ACCESS_ERRORS = range(80, 90)
+"""The library's MmsErrors that stand for a DataAccessError."""
+
+
 class MmsError(IntEnum):
     """The library's MmsError, as far as it is told apart here."""
 
@@ -287,6 +291,8 @@ class Connection:
             native.MmsVariableSpecification_destroy(specification)
 
     def _on_write(self, _invoke: int, number: int, error: int, access: int) -> None:
+        if error in _ACCESS_ERRORS and access >= 0:
+            error = 0  # answered, with an access error: that one is the standard's own word
         self._finish(number, error, lambda: None if access == -1 else values.AccessError(access))
 
     def _on_directory(self, _invoke: int, number: int, error: int, members: int | None, _deletable: int) -> None:
