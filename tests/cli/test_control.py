@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import pty
 import signal
 import sys
 from datetime import UTC, datetime
@@ -228,32 +226,32 @@ async def test_a_broker_that_forbids_the_topic_is_a_refusal(
 
 
 class Person:
-    """The command in a terminal of its own (a pty for standard input)."""
+    """The command with somebody typing."""
 
     def __init__(self, url: str) -> None:
         self._url = url
 
     async def start(self, *words: str) -> None:
-        self._typing, terminal = pty.openpty()
         command = [sys.executable, "-m", "gatewayd", "control", "--url", self._url, "--operator", "alice", *words]
-        self.process = await asyncio.create_subprocess_exec(
-            *command, stdin=terminal, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-        )
-        os.close(terminal)
+        pipe = asyncio.subprocess.PIPE
+        self.process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
 
     async def asked(self) -> None:
         assert self.process.stderr is not None
         await asyncio.wait_for(self.process.stderr.readuntil(b"anything else cancels: "), 15)
 
     def type(self, text: str) -> None:
-        os.write(self._typing, text.encode())
+        assert self.process.stdin is not None
+        self.process.stdin.write(text.encode())
 
     async def end(self) -> tuple[int, str]:
-        out, error = await asyncio.wait_for(self.process.communicate(), 15)
-        os.close(self._typing)
+        """The end without closing standard input: nobody has to press a key for it."""
+        assert self.process.stdout is not None
+        assert self.process.stderr is not None
+        out, error = await asyncio.wait_for(asyncio.gather(self.process.stdout.read(), self.process.stderr.read()), 15)
         assert b"Traceback" not in error, error.decode()
         assert b"Fatal" not in error, error.decode()
-        return self.process.returncode or 0, out.decode()
+        return await self.process.wait(), out.decode()
 
 
 @pytest.mark.parametrize(
@@ -271,11 +269,14 @@ async def test_only_yes_operates_and_no_cancels(
     assert gateway.verbs == verbs
 
 
-async def test_ctrl_c_at_the_question_cancels_the_select(gateway: ScriptedGateway, broker: Mosquitto) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_ctrl_c_at_the_question_cancels_the_select(
+    gateway: ScriptedGateway, broker: Mosquitto, number: signal.Signals
+) -> None:
     person = Person(broker.url)
     await person.start("FDR12/CB/POS", "open")
     await person.asked()
-    person.process.send_signal(signal.SIGINT)
+    person.process.send_signal(number)
     assert (await person.end())[0] == 130
     assert gateway.verbs == ["select", "cancel"]
 
