@@ -101,6 +101,8 @@ async def _demo(folder: Path, *, port: int, seconds: float | None) -> int:
             except asyncio.CancelledError:  # Ctrl-C: the counts, then the end
                 _report(summary(view, connected=broker.connected, all_good=all_good, command=None))
                 raise
+        if status != 0:
+            print(f"the gateway's last words{processes.last_words('gateway')}")
         ended = await processes.end("gateway")
         if seconds is not None and ended != 0:
             print(f"NOT AS IT SHOULD BE: the gateway ended with status {ended}{processes.last_words('gateway')}")

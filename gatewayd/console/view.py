@@ -124,6 +124,7 @@ class StationView:
         self.device_of: dict[str, str] = {}
         self.event_messages = self.events = self.state_messages = self.odd_messages = 0
         self._parts: dict[str, dict[str, _Catalog]] = {}
+        self._missing: set[str] = set()
 
     def topics(self) -> tuple[str, ...]:
         """What a console subscribes to."""
@@ -163,6 +164,7 @@ class StationView:
                 return [self._put(record, "", "")] if self._newer(record) else []
             case "point":
                 self.records.pop(rest, None)
+                self._missing |= {rest} & self.catalog.keys()
             case "event":
                 self.event_messages += 1
                 self.events += len(msgspec.json.decode(payload, type=_Events).events)
@@ -172,7 +174,9 @@ class StationView:
         before = self.status
         self.status = msgspec.json.decode(payload, type=Status) if payload else None
         if before is not None and self.status is not None and before.boot != self.status.boot:
-            self.records.clear()  # a new run of the gateway knows nothing until it has read it
+            # A new run of the gateway knows nothing until it has read it.
+            self.records.clear()
+            self._missing = set(self.catalog)
         return list(self.catalog) if before is None or self.status is None or before.state != self.status.state else []
 
     def _put_link(self, device: str, payload: bytes) -> None:
@@ -193,11 +197,13 @@ class StationView:
         entries = [(name, entry) for name, all_ in self._parts.items() for one in all_.values() for entry in one.points]
         self.catalog = {entry.point: entry for _, entry in entries}
         self.device_of = {entry.point: name for name, entry in entries}
+        self._missing = self.catalog.keys() - self.records.keys()
 
     def _put(self, record: Record, t_recv: str, device: str) -> str:
         if t_recv and not record.t_recv:
             record = msgspec.structs.replace(record, t_recv=t_recv)
         self.records[record.point] = record
+        self._missing.discard(record.point)
         if device:
             self.device_of.setdefault(record.point, device)
         return record.point
@@ -221,7 +227,7 @@ class StationView:
             and bool(self._parts)
             and all(device in self._parts for device in self.links)
             and all(len(parts) >= max(one.parts for one in parts.values()) for parts in self._parts.values())
-            and all(point in self.records for point in self.catalog)
+            and not self._missing
         )
 
     def names(self, wanted: Filter = Filter()) -> Iterator[str]:  # noqa: B008 (a NamedTuple cannot change)
