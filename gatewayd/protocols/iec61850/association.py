@@ -12,13 +12,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from enum import StrEnum
-from typing import NamedTuple
 
 import structlog
 
 from gatewayd import clock
-from gatewayd.control.reasons import Reason
 from gatewayd.control.types import Control, Reply, Step, Verdict
 from gatewayd.points import quality as q
 from gatewayd.points.types import Batch, Cursor, Sample
@@ -27,7 +24,19 @@ from gatewayd.protocols.iec61850 import mapping, reports, values
 from gatewayd.protocols.iec61850.address import parse_block
 from gatewayd.protocols.iec61850.blocks import Block, Mark, NoBlockError, Taker
 from gatewayd.protocols.iec61850.config import Options
-from gatewayd.protocols.iec61850.connection import Connection, ConnectionLost, RequestFailed, Stopped
+from gatewayd.protocols.iec61850.connection import Connection, ConnectionLost, MmsError, RequestFailed, Stopped
+from gatewayd.protocols.iec61850.exchange import (
+    OFFLINE,
+    UNSURE,
+    Ask,
+    Complete,
+    Deliver,
+    Ended,
+    Gap,
+    Item,
+    Memory,
+    Verb,
+)
 from gatewayd.protocols.iec61850.lib import native
 from gatewayd.protocols.iec61850.mapping import Place, Poll
 from gatewayd.protocols.iec61850.transactions import Transactions
@@ -37,77 +46,12 @@ log = structlog.get_logger("iec61850")
 MOST_WAITING = 64
 """Batches that may wait for the disk before the thread stops reading the IED."""
 AT_ONCE = 3
-"""Reads asked for before the first is answered; every server must allow this many."""
+"""Reads asked for before the first is answered; 1 for an IED that allows no more."""
 QUIET_S = 0.5
 """A resumed buffer counts as emptied when nothing came for so long."""
 LONGEST_BACKLOG_S = 120.0
-
-
-class Verb(StrEnum):
-    """What the loop asks of the thread."""
-
-    SELECT = "select"
-    OPERATE = "operate"
-    CANCEL = "cancel"
-    INTERROGATE = "interrogate"
-
-
-class Ask(NamedTuple):
-    """One request to the thread; its answer goes into `answer` on the loop."""
-
-    verb: Verb
-    command: Control | None
-    answer: asyncio.Future[Reply]
-
-
-class Deliver(NamedTuple):
-    """A batch for the core. events: wait until it is on disk."""
-
-    batch: Batch
-    events: bool
-    cursor: Cursor | None = None
-
-
-class Gap(NamedTuple):
-    """The IED lost events."""
-
-    cause: str
-
-
-class Complete(NamedTuple):
-    """Everything has been read once."""
-
-
-class Ended(NamedTuple):
-    """The association is over; nothing comes after this. fault: an error of ours, not of the link."""
-
-    why: str
-    fault: BaseException | None = None
-
-
-Item = Deliver | Gap | Complete | Ended
-
-
-class Memory:
-    """What outlives an association: waiting for an instance, and what has been said to people already."""
-
-    def __init__(self) -> None:
-        self.waited: dict[str, int] = {}
-        self.said: set[str] = set()
-        self.counts: dict[str, int] = dict.fromkeys(
-            (
-                "associations", "reports", "segments", "broken_segments", "malformed_reports", "unknown_reports",
-                "unknown_members", "unknown_points", "polled_points", "reads", "failed_reads", "timeouts", "gaps",
-                "resumed", "commands", "callback_errors", "waited_for_disk",
-            ),
-            0,
-        )  # fmt: skip
-
-    def say_once(self, key: str, event: str, **what: object) -> None:
-        """A warning, the first time only."""
-        if key not in self.said:
-            self.said.add(key)
-            log.warning(event, **what)
+TAKE_AGAIN_S = 60.0
+"""How often a control block that was not free is tried again."""
 
 
 class Association:
@@ -138,6 +82,8 @@ class Association:
         self._places: list[Place] = []
         self._polls: list[Poll] = []
         self._layouts: dict[tuple[str, str], values.Node | None] = {}
+        self._at_once = AT_ONCE
+        self._untaken: list[str] = []
         self._complete = False
         self._new_revision = ""
         self._overflowed: list[Block] = []
@@ -175,7 +121,7 @@ class Association:
         """Have the thread do it; refused at once where there is no complete association."""
         answer: asyncio.Future[Reply] = self._loop.create_future()
         if self.closed or not self.ready:
-            answer.set_result(_offline())
+            answer.set_result(OFFLINE)
         else:
             self._asked.put(Ask(verb, command, answer))
         return answer
@@ -223,7 +169,7 @@ class Association:
             except queue.Empty:
                 return
             if not ask.answer.done():
-                ask.answer.set_result(_offline())
+                ask.answer.set_result(OFFLINE)
 
     # setting up
     def _set_up(self) -> None:
@@ -248,14 +194,17 @@ class Association:
         )
         for name in options.reports:
             self._take(name)
-        reported = {row for block in self._blocks.values() for row in block.map.rows}
-        self._polls = mapping.polls(place for place in self._places if place.row not in reported)
-        self._memory.counts["polled_points"] = sum(len(poll.extracts) for poll in self._polls)
+        self._plan_polls()
         self._poll()
         self._finish_backlogs()
         self._await_interrogations()
         self._complete = True
         self._put(Complete())
+
+    def _plan_polls(self) -> None:
+        reported = {row for block in self._blocks.values() for row in block.map.rows}
+        self._polls = mapping.polls(place for place in self._places if place.row not in reported)
+        self._memory.counts["polled_points"] = sum(len(poll.extracts) for poll in self._polls)
 
     def _locate(self) -> None:
         now = clock.now_ns()
@@ -296,6 +245,7 @@ class Association:
             self._memory.say_once(f"block {text}", "report control block not used, points are polled", cause=str(error))
             if Mark.of(cursor) is not None:
                 self._gap(str(error))
+            self._untaken.append(text)
             return
         self._memory.said.discard(f"block {text}")
         self._memory.counts["unknown_members"] += block.map.unknown
@@ -305,11 +255,19 @@ class Association:
         elif not self._taker.interrogate(block):
             self._read_data_set(block)
 
+    def _take_again(self) -> None:
+        """Control blocks that were not free before."""
+        untaken, self._untaken = self._untaken, []
+        for name in untaken:
+            self._take(name)
+        self._finish_backlogs()
+        self._plan_polls()
+
     def _finish_backlogs(self) -> None:
         """Let a resumed buffer empty itself, then read the data set: a static value must not come before older ones."""
         began = time.monotonic()
         deadline = began + LONGEST_BACKLOG_S
-        resumed = [block for block in self._blocks.values() if block.resumed]
+        resumed = [block for block in self._blocks.values() if block.resumed and not block.interrogated]
         while any(time.monotonic() - block.last_report < QUIET_S for block in resumed):
             self._step()
             now = time.monotonic()
@@ -349,6 +307,7 @@ class Association:
     # serving
     def _serve(self) -> None:
         next_poll = time.monotonic() + self._options.poll_s
+        next_take = time.monotonic() + TAKE_AGAIN_S
         while True:
             self._step()
             now = time.monotonic()
@@ -357,6 +316,9 @@ class Association:
             if self._polls and now >= next_poll:
                 next_poll = max(next_poll + self._options.poll_s, now)
                 self._poll()
+            elif self._untaken and now >= next_take:
+                next_take = now + TAKE_AGAIN_S
+                self._take_again()
             elif now - self._connection.last_heard >= self._options.keepalive_s:
                 self._keep_alive()
 
@@ -391,7 +353,7 @@ class Association:
     def _answer(self, ask: Ask) -> None:
         if ask.answer.cancelled():
             return
-        lost = _offline()
+        lost = OFFLINE
         try:
             if ask.verb is Verb.INTERROGATE:
                 self._interrogate()
@@ -400,7 +362,7 @@ class Association:
                 assert ask.command is not None
                 self._memory.counts["commands"] += 1
                 if ask.verb is Verb.CANCEL:
-                    lost = Reply(Verdict.UNKNOWN, Reason.UNKNOWN)
+                    lost = UNSURE
                     reply = self._transactions.cancel(ask.command)
                 elif ask.verb is Verb.SELECT:
                     reply = self._transactions.select(ask.command)
@@ -408,7 +370,7 @@ class Association:
                     reply = self._transactions.operate(ask.command)
         except BaseException:
             if ask.verb is Verb.OPERATE and self._transactions.oper_sent:
-                lost = Reply(Verdict.UNKNOWN, Reason.UNKNOWN)
+                lost = UNSURE
             self._loop_soon(_set, ask.answer, lost)
             raise
         self._loop_soon(_set, ask.answer, reply)
@@ -440,9 +402,18 @@ class Association:
         samples: list[Sample] = []
         asked: deque[tuple[Poll, int]] = deque()
         for poll in polls:
-            asked.append((poll, self._ask_for(poll)))
-            if len(asked) >= AT_ONCE:
+            while asked and len(asked) >= self._at_once:
                 samples += self._read_one(*asked.popleft())
+            try:
+                number = self._ask_for(poll)
+            except RequestFailed as error:
+                if error.error != MmsError.OUTSTANDING_CALL_LIMIT:
+                    raise
+                self._at_once = 1
+                while asked:
+                    samples += self._read_one(*asked.popleft())
+                number = self._ask_for(poll)
+            asked.append((poll, number))
         while asked:
             samples += self._read_one(*asked.popleft())
         return samples
@@ -466,7 +437,9 @@ class Association:
                 return []  # a second one ends the association
             cause = q.CONFIG_ERROR if error.access == mapping.NON_EXISTENT else q.FAILURE
             now = clock.now_ns()
-            self._memory.say_once(f"read {poll.item}", "object cannot be read", object=poll.item, cause=str(error))
+            self._memory.say_once(
+                f"read {poll.ld}/{poll.item}", "object cannot be read", object=poll.item, cause=str(error)
+            )
             return [Sample(extract.row, None, q.INVALID | cause | q.RECEIPT, 0, now) for extract in poll.extracts]
         return read
 
@@ -537,10 +510,6 @@ class Association:
 
     def _told(self, command_id: str, step: Step) -> None:
         self._loop_soon(self._progress, command_id, step)
-
-
-def _offline() -> Reply:
-    return Reply(Verdict.REFUSED, Reason.DEVICE_OFFLINE)
 
 
 def _set(answer: asyncio.Future[Reply], reply: Reply) -> None:

@@ -23,6 +23,7 @@ log = structlog.get_logger("iec61850")
 MOST_INSTANCES = 99
 PREASSIGNED = -1
 """ResvTms of an instance that the configuration of the IED gives to one client."""
+RESERVED = "is reserved"
 PATIENCE = 4
 """Associations that wait for the instance of the cursor while something still holds it, before another is taken."""
 
@@ -107,6 +108,7 @@ class Taker:
         Raises NoBlockError, ConnectionLost (an earlier association of ours may still hold the instance).
         """
         why: list[str] = []
+        reserved: list[tuple[str, dict[str, Any]]] = []
         for instance in self._instances(name, mark):
             attributes = self._attributes(name, instance)
             if attributes is None:
@@ -123,8 +125,16 @@ class Taker:
                 why.append(f"{instance} {held}")
                 if own:
                     self._wait_for(name, instance, held)
+                if held == RESERVED and name.buffered:
+                    reserved.append((instance, attributes))
                 continue
             self._waited.pop(str(name), None)
+            return self._configured(name, instance, attributes, mark)
+        for instance, attributes in reserved:  # by us, perhaps, before a cursor was stored: only the IED knows
+            try:
+                self._reserve(name, instance, attributes)
+            except RequestFailed:
+                continue
             return self._configured(name, instance, attributes, mark)
         raise NoBlockError(f"{name}: no free instance ({'; '.join(why) or 'the IED has none of that name'})")
 
@@ -260,8 +270,8 @@ def _held(attributes: dict[str, Any], name: BlockName, *, own: bool) -> str:
     if attributes.get("RptEna") is True:
         return "is enabled by another client"
     if not name.buffered:
-        return "is reserved" if attributes.get("Resv") is True else ""
+        return RESERVED if attributes.get("Resv") is True else ""
     reserved = attributes.get("ResvTms", 0)
     if own or not isinstance(reserved, int) or reserved == 0:
         return ""  # our own reservation is still running
-    return "is preassigned to a client" if reserved == PREASSIGNED else "is reserved"
+    return "is preassigned to a client" if reserved == PREASSIGNED else RESERVED

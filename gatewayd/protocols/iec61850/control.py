@@ -22,6 +22,7 @@ REMOTE_CONTROL = 3
 LONGEST_ORIDENT = 64
 SYNCHRO, INTERLOCK = 1 << 0, 1 << 1
 """Bits of Check, bit 0 of the wire first."""
+LARGEST_FLOAT32 = 3.4028234e38
 TIME_QUALITY_IN_STEP, TIME_QUALITY_UNKNOWN = 0x0A, 0x20 | 0x1F
 """TimeQuality of T: in step to a millisecond, or not synchronised with unspecified accuracy."""
 
@@ -214,18 +215,17 @@ def ctl_val(form: Node, value: Value) -> int:
                 raise UnsupportedError(Reason.BAD_REQUEST, f"found {value!r}; true and false are allowed")
             return values.boolean(bool(value))
         case values.INTEGER:
-            return values.integer(_whole(value))
+            half = 1 << (form.size or 32) - 1
+            return values.integer(_whole(value, -half, half - 1))
         case values.UNSIGNED:
-            if _whole(value) < 0:
-                raise UnsupportedError(Reason.OUT_OF_RANGE, f"found {value!r}; 0 or more is allowed")
-            return values.unsigned(_whole(value))
+            return values.unsigned(_whole(value, 0, (1 << min(form.size or 32, 32)) - 1))
         case values.BIT_STRING:
             if abs(form.size) != 2 or not isinstance(value, bool):
                 raise UnsupportedError(Reason.UNSUPPORTED, "only raise and lower (Tcmd) can be sent as bits")
             return values.bits(0b01 if value else 0b10, 2)  # higher is 10, lower 01, first bit first
         case values.FLOAT:
-            if not values.finite(value):
-                raise UnsupportedError(Reason.BAD_REQUEST, f"found {value!r}; a finite number is allowed")
+            if not values.finite(value) or (form.size != 64 and abs(value) > LARGEST_FLOAT32):
+                raise UnsupportedError(Reason.OUT_OF_RANGE, f"found {value!r}; a finite number is allowed")
             make = native.MmsValue_newDouble if form.size == 64 else native.MmsValue_newFloat
             return int(make(float(value)))
         case values.STRUCTURE:
@@ -243,7 +243,9 @@ def _analogue(form: Node, value: float) -> int:
     return values.structure([ctl_val(child, value if child.name == "f" else round(value)) for child in form.children])
 
 
-def _whole(value: float) -> int:
+def _whole(value: float, low: int, high: int) -> int:
     if int(value) != value:
         raise UnsupportedError(Reason.BAD_REQUEST, f"found {value!r}; a whole number is allowed")
+    if not low <= value <= high:
+        raise UnsupportedError(Reason.OUT_OF_RANGE, f"found {value!r}; {low} to {high} is allowed")
     return int(value)

@@ -10,13 +10,13 @@ import socket
 import threading
 from collections.abc import Mapping
 
-from gatewayd.control.reasons import Reason
-from gatewayd.control.types import Control, Reply, Verdict
+from gatewayd.control.types import Control, Reply
 from gatewayd.points.types import Cursor, Link
 from gatewayd.protocols.device import Device
 from gatewayd.protocols.driver import LinkLost, Sink
-from gatewayd.protocols.iec61850.association import Association, Complete, Deliver, Ended, Gap, Memory, Verb
+from gatewayd.protocols.iec61850.association import Association
 from gatewayd.protocols.iec61850.config import options
+from gatewayd.protocols.iec61850.exchange import OFFLINE, Complete, Deliver, Ended, Gap, Memory, Verb
 
 LONGEST_STOP_S = 3.0
 """How long a stop waits for the thread; it ends itself when the native call it is in returns."""
@@ -109,7 +109,7 @@ class Iec61850Driver:
     async def _ask(self, verb: Verb, cmd: Control | None) -> Reply:
         association = self._association
         if association is None:
-            return Reply(Verdict.REFUSED, Reason.DEVICE_OFFLINE)
+            return OFFLINE
         return await association.ask(verb, cmd)
 
     def counters(self) -> dict[str, int]:
