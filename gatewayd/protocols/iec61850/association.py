@@ -11,20 +11,19 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 
 from gatewayd import clock
 from gatewayd.control.types import Control, Reply, Step, Verdict
-from gatewayd.points import quality as q
 from gatewayd.points.types import Batch, Cursor, Sample
 from gatewayd.protocols.device import Device
 from gatewayd.protocols.iec61850 import mapping, reports, values
 from gatewayd.protocols.iec61850.address import parse_block
 from gatewayd.protocols.iec61850.blocks import Block, Mark, NoBlockError, Taker
 from gatewayd.protocols.iec61850.config import Options
-from gatewayd.protocols.iec61850.connection import Connection, ConnectionLost, MmsError, RequestFailed, Stopped
+from gatewayd.protocols.iec61850.connection import Connection, ConnectionLost, RequestFailed, Stopped
 from gatewayd.protocols.iec61850.exchange import (
     OFFLINE,
     UNSURE,
@@ -37,16 +36,14 @@ from gatewayd.protocols.iec61850.exchange import (
     Memory,
     Verb,
 )
-from gatewayd.protocols.iec61850.lib import native
 from gatewayd.protocols.iec61850.mapping import Place, Poll
+from gatewayd.protocols.iec61850.polling import Poller
 from gatewayd.protocols.iec61850.transactions import Transactions
 
 log = structlog.get_logger("iec61850")
 
 MOST_WAITING = 64
 """Batches that may wait for the disk before the thread stops reading the IED."""
-AT_ONCE = 3
-"""Reads asked for before the first is answered; 1 for an IED that allows no more."""
 QUIET_S = 0.5
 """A resumed buffer counts as emptied when nothing came for so long."""
 LONGEST_BACKLOG_S = 120.0
@@ -82,7 +79,6 @@ class Association:
         self._places: list[Place] = []
         self._polls: list[Poll] = []
         self._layouts: dict[tuple[str, str], values.Node | None] = {}
-        self._at_once = AT_ONCE
         self._untaken: list[str] = []
         self._complete = False
         self._new_revision = ""
@@ -92,6 +88,7 @@ class Association:
         self._connection = Connection(
             timeout_s=options.timeout_s, stopping=self._stop.is_set, on_report=self._on_report, on_control=self._heard
         )
+        self._poller = Poller(self._connection, memory, self._answer_asked)
         self._transactions = Transactions(
             self._connection,
             originator=options.originator,
@@ -300,7 +297,7 @@ class Association:
             read = self._connection.read_data_set(domain, item, lambda value: block.assembler.read(value, now))
         except RequestFailed:  # too long for one answer, or refused: each object by itself
             places = [place for place in self._places if place.row in block.map.rows]
-            read = self._read_all(mapping.polls(places))
+            read = self._poller.read(mapping.polls(places))
         self._memory.counts["reads"] += 1
         self._deliver(read or [], now)
 
@@ -395,53 +392,7 @@ class Association:
         if not self._polls:
             return
         now = clock.now_ns()
-        self._deliver(self._read_all(self._polls), now)
-
-    def _read_all(self, polls: Iterable[Poll]) -> list[Sample]:
-        """Read every object, a few at once; commands go between."""
-        samples: list[Sample] = []
-        asked: deque[tuple[Poll, int]] = deque()
-        for poll in polls:
-            while asked and len(asked) >= self._at_once:
-                samples += self._read_one(*asked.popleft())
-            try:
-                number = self._ask_for(poll)
-            except RequestFailed as error:
-                if error.error != MmsError.OUTSTANDING_CALL_LIMIT:
-                    raise
-                self._at_once = 1
-                while asked:
-                    samples += self._read_one(*asked.popleft())
-                number = self._ask_for(poll)
-            asked.append((poll, number))
-        while asked:
-            samples += self._read_one(*asked.popleft())
-        return samples
-
-    def _ask_for(self, poll: Poll) -> int:
-        def convert(value: int) -> object:
-            if native.MmsValue_getType(value) == values.ACCESS_ERROR:
-                return values.leaf(value)
-            now = clock.now_ns()
-            return [mapping.take(extract, value, now) for extract in poll.extracts]
-
-        return self._connection.start_read(poll.ld, poll.item, convert)
-
-    def _read_one(self, poll: Poll, number: int) -> list[Sample]:
-        self._memory.counts["reads"] += 1
-        try:
-            read: list[Sample] = self._connection.result(number, f"{poll.ld}/{poll.item}")
-        except RequestFailed as error:
-            self._memory.counts["failed_reads"] += 1
-            if error.timed_out:
-                return []  # a second one ends the association
-            cause = q.CONFIG_ERROR if error.access == mapping.NON_EXISTENT else q.FAILURE
-            now = clock.now_ns()
-            self._memory.say_once(
-                f"read {poll.ld}/{poll.item}", "object cannot be read", object=poll.item, cause=str(error)
-            )
-            return [Sample(extract.row, None, q.INVALID | cause | q.RECEIPT, 0, now) for extract in poll.extracts]
-        return read
+        self._deliver(self._poller.read(self._polls), now)
 
     # reports: inside tick
     def _on_report(self, report: int) -> None:

@@ -253,6 +253,7 @@ class Taker:
         try:
             self._write(block, "RptEna", values.boolean(True))
         except RequestFailed as error:
+            self._rpt_ids.discard(block.rpt_id)
             raise NoBlockError(f"{block.name}: {block.instance} cannot be enabled ({error})") from error
 
     def interrogate(self, block: Block) -> bool:

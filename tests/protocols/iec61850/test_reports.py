@@ -8,13 +8,15 @@ import pytest
 from open61850.data import OctetStringData, TimestampData
 from open61850.mms.pdu import ObjectName
 
+from gatewayd.control.types import Verdict
 from gatewayd.points import quality as q
 from gatewayd.points.types import Kind, Link
 from gatewayd.protocols.driver import LinkLost
+from gatewayd.protocols.iec61850 import association
 from gatewayd.protocols.iec61850.association import MOST_WAITING
 from gatewayd.protocols.iec61850.driver import create
 from simulators.iec61850_bay import Iec61850Bay
-from tests.protocols.iec61850.support import BRCB, LD, REPORTS, Watch, device, driving, point, until
+from tests.protocols.iec61850.support import BRCB, LD, REPORTS, Watch, command, commanded, device, driving, point, until
 
 POS, IND1, IND2, P, AMPS, TRIP, LOCAL, ENERGY, MISSING = range(9)
 POINTS = [
@@ -27,6 +29,15 @@ POINTS = [
     point(LOCAL, Kind.BINARY, f"{LD}/LLN0.Loc"),
     point(ENERGY, Kind.COUNTER, f"{LD}/MMTR1.SupWh"),
     point(MISSING, Kind.ANALOG, f"{LD}/MMXU1.NoSuch.mag.f[MX]"),
+]
+
+POINTS_OF_THEIR_OWN = [
+    point(100 + number, Kind.ENUM, f"{LD}/{ln}.{do}[ST]")
+    for number, (ln, do) in enumerate(
+        (ln, f"{do}.stVal")
+        for ln in ("XCBR1", "XSWI1", "CSWI1", "CSWI2", "MMXU1", "GGIO1")
+        for do in ("Beh", "Health", "Mod")
+    )
 ]
 
 
@@ -331,3 +342,55 @@ async def test_without_integrity_the_period_of_the_block_is_zero():
     watch = Watch()
     async with Iec61850Bay(still=True) as sim, driving(device(sim.port, POINTS, reports=REPORTS[1:]), watch):
         assert rcb(sim, "LLN0$RP$urcbMX01", "IntgPd") == 0
+
+
+async def test_a_block_that_becomes_free_is_taken_later(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(association, "TAKE_AGAIN_S", 0.2)
+    watch = Watch()
+    exact = f"{LD}/LLN0.RP.urcbMX01"
+    async with Iec61850Bay(still=True) as sim:
+        async with driving(device(sim.port, POINTS, reports=[exact]), Watch()):
+            second = create(device(sim.port, POINTS, reports=[exact]))
+            task = asyncio.create_task(second.run(watch, {}))
+            await until(lambda: watch.up)
+            assert second.counters()["polled_points"] == len(POINTS) - 1
+        await until(lambda: second.counters()["polled_points"] == len(POINTS) - 3)
+        sim.set("MMXU1.A.phsA.cVal.mag.f[MX]", 77.0)
+        await until(lambda: watch.samples(AMPS, reported=True))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_our_own_reservation_is_taken_up_where_no_cursor_was_stored():
+    exact = f"{LD}/LLN0.BR.brcbST01"
+    async with Iec61850Bay(still=True) as sim:
+        async with driving(device(sim.port, POINTS, reports=[exact]), Watch()):
+            pass
+        await until(lambda: not sim.server.connections)
+        assert rcb(sim, "LLN0$BR$brcbST01", "ResvTms") == 60
+        watch = Watch()
+        async with driving(device(sim.port, POINTS, reports=[exact]), watch):
+            assert watch.cursors[exact].data.startswith(b"brcbST01\0")
+
+
+async def test_a_command_does_not_wait_for_a_round_of_reads():
+    watch = Watch()
+    many = [point(row, Kind.BINARY, f"{LD}/GGIO1.Ind{row % 4 + 1}.q[ST]") for row in range(1, 40)]
+    points = [commanded(0, Kind.BINARY, "GGIO1.SPCSO1"), *many, *POINTS_OF_THEIR_OWN]
+    async with (
+        Iec61850Bay(still=True) as sim,
+        driving(device(sim.port, points, reports=[], poll_s=100, timeout_s=5), watch) as (driver, _),
+    ):
+
+        def slow(_connection: object, name: ObjectName) -> None:
+            if "$CO$" not in name.item:
+                time.sleep(0.05)
+
+        sim.server.read_hooks.append(slow)
+        rounds = asyncio.create_task(driver.interrogate())
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        assert (await driver.operate(command(0, True))).verdict is Verdict.DONE
+        assert time.monotonic() - began < 0.5
+        assert not rounds.done()
+        await rounds
