@@ -194,6 +194,7 @@ class Iec61850Bay:
             report_buffer_bytes=self._report_buffer_bytes,
         )
         self._forget_reports()
+        self._date_everything()
         self._show(datetime.now(UTC))
         server.start()
         assert server.controls is not None
@@ -211,6 +212,13 @@ class Iec61850Bay:
             block = f"LLN0$BR$brcbST{number:02d}"
             self.model.set(ObjectName(f"{block}$EntryID", LD), OctetStringData(bytes(8)))
             self.model.set(ObjectName(f"{block}$ResvTms", LD), IntData(0))
+
+    def _date_everything(self) -> None:
+        """What never changes has been as it is since the start; a t of 1970 would say it was never set."""
+        now = TimestampData(datetime.now(UTC), IN_STEP)
+        for name in self.model.names(LD):
+            if name.endswith("$t") and self._never(ObjectName(name, LD)):
+                self.model.set(ObjectName(name, LD), now)
 
     def stop(self) -> None:
         """Close every association and the port."""
@@ -307,10 +315,10 @@ class Iec61850Bay:
         self.model.set(reference, value)
         parent = ".".join(name.split(".")[: 3 if ".cVal." in name else 2])
         stamp = f"{LD}/{parent}.t[{fc}]"
-        if self.model.get(reference) != before or self._never(stamp):
+        if self.model.get(reference) != before:
             self.model.set(stamp, TimestampData(now, IN_STEP))
 
-    def _never(self, stamp: str) -> bool:
+    def _never(self, stamp: str | ObjectName) -> bool:
         """True where the attribute has never had a time: it would read as 1970."""
         held = self.model.get(stamp)
         return isinstance(held, TimestampData) and held.value.year == 1970
