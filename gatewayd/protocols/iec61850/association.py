@@ -6,17 +6,13 @@ ticks, so that TCP holds the IED back and its own buffer fills.
 
 from __future__ import annotations
 
-import asyncio
-import queue
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 
 import structlog
 
 from gatewayd import clock
-from gatewayd.control.types import Control, Reply, Step, Verdict
+from gatewayd.control.types import Reply, Step, Verdict
 from gatewayd.points.types import Batch, Cursor, Sample
 from gatewayd.protocols.device import Device
 from gatewayd.protocols.iec61850 import mapping, reports, values
@@ -31,8 +27,8 @@ from gatewayd.protocols.iec61850.exchange import (
     Complete,
     Deliver,
     Ended,
+    Exchange,
     Gap,
-    Item,
     Memory,
     Verb,
 )
@@ -42,11 +38,11 @@ from gatewayd.protocols.iec61850.transactions import Transactions
 
 log = structlog.get_logger("iec61850")
 
-MOST_WAITING = 64
-"""Batches that may wait for the disk before the thread stops reading the IED."""
 QUIET_S = 0.5
 """A resumed buffer counts as emptied when nothing came for so long."""
 LONGEST_BACKLOG_S = 120.0
+READ_AGAIN = 5
+"""How often a data set is read again because a report came meanwhile."""
 TAKE_AGAIN_S = 60.0
 """How often a control block that was not free is tried again."""
 
@@ -60,6 +56,7 @@ class Association:
         options: Options,
         address: str,
         cursors: Mapping[str, Cursor],
+        exchange: Exchange,
         memory: Memory,
         progress: Callable[[str, Step], None],
     ) -> None:
@@ -69,11 +66,7 @@ class Association:
         self._cursors = cursors
         self._memory = memory
         self._progress = progress
-        self._loop = asyncio.get_running_loop()
-        self._stop = threading.Event()
-        self._wake = asyncio.Event()
-        self._outbox: deque[Item] = deque()
-        self._asked: queue.SimpleQueue[Ask] = queue.SimpleQueue()
+        self._exchange = exchange
         self._events_of = {point.row: point.event for point in device.points}
         self._blocks: dict[str, Block] = {}
         self._places: list[Place] = []
@@ -83,10 +76,12 @@ class Association:
         self._complete = False
         self._new_revision = ""
         self._overflowed: list[Block] = []
-        self.ready = False
-        self.closed = False
         self._connection = Connection(
-            timeout_s=options.timeout_s, stopping=self._stop.is_set, on_report=self._on_report, on_control=self._heard
+            timeout_s=options.timeout_s,
+            stopping=lambda: exchange.stopping,
+            on_report=self._on_report,
+            on_control=self._heard,
+            counts=memory.counts,
         )
         self._poller = Poller(self._connection, memory, self._answer_asked)
         self._transactions = Transactions(
@@ -97,33 +92,6 @@ class Association:
         )
         self._taker: Taker | None = None
 
-    # the loop's side
-    async def next(self) -> Item:
-        """The oldest item; it stays in the queue, and counts as waiting, until `taken`."""
-        while not self._outbox:
-            self._wake.clear()
-            if not self._outbox:
-                await self._wake.wait()
-        return self._outbox[0]
-
-    def taken(self) -> None:
-        """The core has the oldest item."""
-        self._outbox.popleft()
-
-    def stop(self) -> None:
-        """End soon: within a tick."""
-        self._stop.set()
-
-    def ask(self, verb: Verb, command: Control | None) -> asyncio.Future[Reply]:
-        """Have the thread do it; refused at once where there is no complete association."""
-        answer: asyncio.Future[Reply] = self._loop.create_future()
-        if self.closed or not self.ready:
-            answer.set_result(OFFLINE)
-        else:
-            self._asked.put(Ask(verb, command, answer))
-        return answer
-
-    # the thread's side
     def run(self) -> None:
         """Associate and serve until the end, which is told as `Ended`; never raises."""
         ended = Ended("stopped")
@@ -140,33 +108,7 @@ class Association:
             ended = Ended(f"{type(error).__name__}: {error}", error)
         finally:
             self._connection.close()
-            self._count_connection()
-            self.closed = True
-            self._put(ended)
-            self._loop_soon(self._refuse_asked)
-
-    def _count_connection(self) -> None:
-        self._memory.counts["timeouts"] += self._connection.timeouts
-        self._memory.counts["callback_errors"] += self._connection.failed_callbacks
-
-    def _loop_soon(self, function: Callable[..., object], *arguments: object) -> None:
-        try:
-            self._loop.call_soon_threadsafe(function, *arguments)
-        except RuntimeError:  # the loop is closed: nobody is left to tell
-            self._stop.set()
-
-    def _put(self, item: Item) -> None:
-        self._outbox.append(item)
-        self._loop_soon(self._wake.set)
-
-    def _refuse_asked(self) -> None:
-        while True:
-            try:
-                ask = self._asked.get_nowait()
-            except queue.Empty:
-                return
-            if not ask.answer.done():
-                ask.answer.set_result(OFFLINE)
+            self._exchange.close(ended)
 
     # setting up
     def _set_up(self) -> None:
@@ -196,7 +138,7 @@ class Association:
         self._finish_backlogs()
         self._await_interrogations()
         self._complete = True
-        self._put(Complete())
+        self._exchange.put(Complete())
 
     def _plan_polls(self) -> None:
         reported = {row for block in self._blocks.values() for row in block.map.rows}
@@ -268,7 +210,7 @@ class Association:
         while any(time.monotonic() - block.last_report < QUIET_S for block in resumed):
             self._step()
             now = time.monotonic()
-            if self._held_back:  # not quiet: not listened to
+            if self._exchange.held_back:  # not quiet: not listened to
                 deadline += now - began
                 for block in resumed:
                     block.last_report = now
@@ -282,7 +224,7 @@ class Association:
         deadline = time.monotonic() + 2 * self._options.timeout_s
         while missing := [block for block in self._blocks.values() if not block.interrogated]:
             self._step()
-            if self._held_back:
+            if self._exchange.held_back:
                 deadline = time.monotonic() + 2 * self._options.timeout_s
             elif time.monotonic() > deadline:
                 for block in missing:
@@ -293,13 +235,20 @@ class Association:
         domain, _, item = block.data_set.partition("/")
         now = clock.now_ns()
         block.interrogated = True
-        try:
-            read = self._connection.read_data_set(domain, item, lambda value: block.assembler.read(value, now))
-        except RequestFailed:  # too long for one answer, or refused: each object by itself
-            places = [place for place in self._places if place.row in block.map.rows]
-            read = self._poller.read(mapping.polls(places))
-        self._memory.counts["reads"] += 1
-        self._deliver(read or [], now)
+        read: list[Sample] = []
+        for _ in range(READ_AGAIN):
+            heard = block.last_report
+            try:
+                read = (
+                    self._connection.read_data_set(domain, item, lambda value: block.assembler.read(value, now)) or []
+                )
+            except RequestFailed:  # too long for one answer, or refused: each object by itself
+                places = [place for place in self._places if place.row in block.map.rows]
+                read = self._poller.read(mapping.polls(places))
+            self._memory.counts["reads"] += 1
+            if block.last_report == heard:
+                break  # else a report overtook the answer, which may hold what is older
+        self._deliver(read, now)
 
     # serving
     def _serve(self) -> None:
@@ -308,7 +257,7 @@ class Association:
         while True:
             self._step()
             now = time.monotonic()
-            if self._held_back:
+            if self._exchange.held_back:
                 continue
             if self._polls and now >= next_poll:
                 next_poll = max(next_poll + self._options.poll_s, now)
@@ -321,9 +270,10 @@ class Association:
 
     def _step(self) -> None:
         """One tick, or a wait for the disk, and then what was asked for."""
-        if self._held_back:
+        if self._exchange.held_back:
             self._memory.counts["waited_for_disk"] += 1
-            if self._stop.wait(0.01):
+            self._exchange.pause()
+            if self._exchange.stopping:
                 raise Stopped
         else:
             self._connection.tick()
@@ -334,17 +284,8 @@ class Association:
             self._taker.interrogate(self._overflowed.pop())
         self._answer_asked()
 
-    @property
-    def _held_back(self) -> bool:
-        """The disk is behind: the IED is not read meanwhile."""
-        return len(self._outbox) > MOST_WAITING
-
     def _answer_asked(self) -> None:
-        while self._complete:
-            try:
-                ask = self._asked.get_nowait()
-            except queue.Empty:
-                return
+        while self._complete and (ask := self._exchange.asked()) is not None:
             self._answer(ask)
 
     def _answer(self, ask: Ask) -> None:
@@ -368,9 +309,9 @@ class Association:
         except BaseException:
             if ask.verb is Verb.OPERATE and self._transactions.oper_sent:
                 lost = UNSURE
-            self._loop_soon(_set, ask.answer, lost)
+            self._exchange.answer(ask, lost)
             raise
-        self._loop_soon(_set, ask.answer, reply)
+        self._exchange.answer(ask, reply)
         self._transactions.tell()
 
     def _interrogate(self) -> None:
@@ -398,6 +339,7 @@ class Association:
     def _on_report(self, report: int) -> None:
         counts = self._memory.counts
         now = clock.now_ns()
+        block: Block | None = None
         try:
             block = self._blocks.get(reports.rpt_id_of(report))
             if block is None:
@@ -410,6 +352,8 @@ class Association:
         except reports.MalformedReportError as error:
             counts["malformed_reports"] += 1
             self._memory.say_once("malformed", "report not understood", device=self._device.name, cause=str(error))
+            if block is not None and block.name.buffered:
+                self._gap(f"{block.name}: a report was not understood ({error})")
             return
         block.last_report = time.monotonic()
         if block.assembler.broken_segments != before:
@@ -441,28 +385,23 @@ class Association:
         name = self._device.name
         if whole.static or not whole.changed:
             last = None if whole.changed else cursor
-            self._put(Deliver(Batch(name, whole.static, now), events=True, cursor=last))
+            self._exchange.put(Deliver(Batch(name, whole.static, now), events=True, cursor=last))
         if whole.changed:
-            self._put(Deliver(Batch(name, whole.changed, now, reported=True), events=True, cursor=cursor))
+            self._exchange.put(Deliver(Batch(name, whole.changed, now, reported=True), events=True, cursor=cursor))
 
     def _deliver(self, samples: list[Sample], now: int, *, reported: bool = False) -> None:
         """State, or events where any point of the batch makes events."""
         if samples:
             events = any(self._events_of[sample.point] for sample in samples)
-            self._put(Deliver(Batch(self._device.name, samples, now, reported=reported), events))
+            self._exchange.put(Deliver(Batch(self._device.name, samples, now, reported=reported), events))
 
     def _gap(self, cause: str) -> None:
         self._memory.counts["gaps"] += 1
-        self._put(Gap(cause))
+        self._exchange.put(Gap(cause))
 
     # controls: inside tick
     def _heard(self, domain: str, item: str, value: object) -> None:
         self._transactions.heard(domain, item, value)
 
     def _told(self, command_id: str, step: Step) -> None:
-        self._loop_soon(self._progress, command_id, step)
-
-
-def _set(answer: asyncio.Future[Reply], reply: Reply) -> None:
-    if not answer.done():
-        answer.set_result(reply)
+        self._exchange.soon(self._progress, command_id, step)

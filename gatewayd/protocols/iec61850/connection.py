@@ -80,6 +80,7 @@ class Connection:
 
     on_report:  takes the MmsValue* of a report (a structure of access results); it is deleted afterwards
     on_control: takes domain, item (or "" and `LastApplError`) and the decoded value of a control's unconfirmed word
+    counts:     `timeouts` and `callback_errors` are counted in it
     stopping:   asked at each tick; True ends whatever waits with Stopped
     """
 
@@ -90,11 +91,13 @@ class Connection:
         stopping: Callable[[], bool],
         on_report: Callable[[int], None],
         on_control: Callable[[str, str, Any], None],
+        counts: dict[str, int],
     ) -> None:
         self._timeout_s = timeout_s
         self._stopping = stopping
         self._on_report = on_report
         self._on_control = on_control
+        self._counts = counts
         self._handle: int | None = None
         self._mms: int | None = None
         self._tls: int | None = None
@@ -108,8 +111,6 @@ class Connection:
         self._directory_callback = lib.DirectoryCallback(self._on_directory)
         self._report_callback = lib.ReportCallback(self._on_information)
         self.last_heard = 0.0
-        self.timeouts = 0
-        self.failed_callbacks = 0
 
     # opening and closing
     def open(self, host: str, port: int, *, within_s: float, tls: Tls | None, ap_title: str, ae_qualifier: int) -> None:
@@ -245,7 +246,7 @@ class Connection:
                 self._done[number] = (MmsError.SERVICE_TIMEOUT, None)
         error, value = self._done.pop(number)
         if error == MmsError.SERVICE_TIMEOUT:
-            self.timeouts += 1
+            self._counts["timeouts"] += 1
             self._unanswered += 1
             if self._unanswered >= TIMEOUTS_IN_A_ROW:
                 raise ConnectionLost(f"{self._unanswered} requests in a row without an answer, the last {what}")
@@ -276,8 +277,8 @@ class Connection:
         self._done[number] = (error, value)
 
     def _failed(self, what: str) -> None:
-        self.failed_callbacks += 1
-        if self.failed_callbacks == 1:
+        self._counts["callback_errors"] += 1
+        if self._counts["callback_errors"] == 1:
             log.exception("a message of the IED could not be understood", message=what)
 
     def _on_read(self, _invoke: int, number: int, error: int, value: int | None) -> None:

@@ -16,7 +16,7 @@ from gatewayd.protocols.device import Device
 from gatewayd.protocols.driver import LinkLost, Sink
 from gatewayd.protocols.iec61850.association import Association
 from gatewayd.protocols.iec61850.config import options
-from gatewayd.protocols.iec61850.exchange import OFFLINE, Complete, Deliver, Ended, Gap, Memory, Verb
+from gatewayd.protocols.iec61850.exchange import OFFLINE, Complete, Deliver, Ended, Exchange, Gap, Memory, Verb
 
 LONGEST_STOP_S = 3.0
 """How long a stop waits for the thread; it ends itself when the native call it is in returns."""
@@ -29,12 +29,13 @@ class Iec61850Driver:
         self._device = device
         self._options = options(device)
         self._memory = Memory()
-        self._association: Association | None = None
+        self._exchange: Exchange | None = None
 
     async def run(self, sink: Sink, cursors: Mapping[str, Cursor]) -> None:
         """Serve one association. Raises LinkLost when it ends; CancelledError passes."""
         address = await self._resolve()
-        association = Association(self._device, self._options, address, cursors, self._memory, sink.progress)
+        exchange = Exchange()
+        association = Association(self._device, self._options, address, cursors, exchange, self._memory, sink.progress)
         ended = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -47,13 +48,13 @@ class Iec61850Driver:
 
         thread = threading.Thread(target=main, name=f"iec61850-{self._device.name}", daemon=True)
         thread.start()
-        self._association = association
+        self._exchange = exchange
         try:
-            await self._hand_over(association, sink)
+            await self._hand_over(exchange, sink)
         finally:
-            association.ready = False
-            association.stop()
-            self._association = None
+            exchange.ready = False
+            exchange.stop()
+            self._exchange = None
             try:
                 async with asyncio.timeout(LONGEST_STOP_S):
                     await ended.wait()
@@ -72,9 +73,9 @@ class Iec61850Driver:
         ordered = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)
         return str(ordered[0][4][0])
 
-    async def _hand_over(self, association: Association, sink: Sink) -> None:
+    async def _hand_over(self, exchange: Exchange, sink: Sink) -> None:
         while True:
-            match await association.next():
+            match await exchange.next():
                 case Deliver(batch, True, cursor):
                     await sink.events(batch, cursor)
                 case Deliver(batch, False, _):
@@ -82,13 +83,13 @@ class Iec61850Driver:
                 case Gap(cause):
                     sink.gap(self._device.name, cause)
                 case Complete():
-                    association.ready = True
+                    exchange.ready = True
                     sink.device(self._device.name, Link.UP)
                 case Ended(why, fault):
                     if fault is not None:
                         raise RuntimeError(why) from fault
                     raise LinkLost(why)
-            association.taken()
+            exchange.taken()
 
     async def select(self, cmd: Control) -> Reply:
         """SBO or SBOw at the IED; DONE at once where its control model has no select."""
@@ -107,10 +108,10 @@ class Iec61850Driver:
         await self._ask(Verb.INTERROGATE, None)
 
     async def _ask(self, verb: Verb, cmd: Control | None) -> Reply:
-        association = self._association
-        if association is None:
+        exchange = self._exchange
+        if exchange is None:
             return OFFLINE
-        return await association.ask(verb, cmd)
+        return await exchange.ask(verb, cmd)
 
     def counters(self) -> dict[str, int]:
         """Plain integers by name, over all associations."""

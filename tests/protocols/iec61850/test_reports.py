@@ -13,8 +13,8 @@ from gatewayd.points import quality as q
 from gatewayd.points.types import Kind, Link
 from gatewayd.protocols.driver import LinkLost
 from gatewayd.protocols.iec61850 import association
-from gatewayd.protocols.iec61850.association import MOST_WAITING
 from gatewayd.protocols.iec61850.driver import create
+from gatewayd.protocols.iec61850.exchange import MOST_WAITING
 from simulators.iec61850_bay import Iec61850Bay
 from tests.protocols.iec61850.support import BRCB, LD, REPORTS, Watch, command, commanded, device, driving, point, until
 
@@ -315,6 +315,8 @@ async def test_a_report_that_is_nonsense_is_counted_and_the_rest_goes_on():
         sim.set("GGIO1.Ind1.stVal[ST]", True)
         await until(lambda: watch.samples(IND1, reported=True))
         assert driver.counters()["unknown_reports"] >= 1
+        assert watch.gaps
+        assert all("not understood" in gap for gap in watch.gaps)
         assert not task.done()
 
 
