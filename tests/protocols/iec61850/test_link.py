@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import threading
 import time
@@ -9,9 +10,10 @@ import pytest
 
 from gatewayd.control.reasons import Reason
 from gatewayd.control.types import Verdict
-from gatewayd.points.types import Kind
+from gatewayd.points.types import Kind, Link
 from gatewayd.protocols.driver import Counting, Interrogable, LinkLost, Operable
 from gatewayd.protocols.iec61850.driver import create
+from gatewayd.protocols.supervise import keep_running
 from simulators.iec61850_bay import Iec61850Bay
 from tests.protocols.iec61850.support import LD, Watch, command, commanded, device, driving, point, until
 
@@ -142,3 +144,23 @@ async def test_two_ieds_at_once_on_threads_of_their_own():
         first.set("MMXU1.TotW.mag.f[MX]", 1.0)
         second.set("MMXU1.TotW.mag.f[MX]", 2.0)
         await until(lambda: (one.last(1) or (0, 0))[1] == 1.0 and (two.last(1) or (0, 0))[1] == 2.0)
+
+
+async def test_under_supervision_a_restarted_server_is_found_again():
+    watch = Watch()
+    async with Iec61850Bay(still=True) as sim:
+        driver = create(device(sim.port, POINTS))
+        pauses = lambda: itertools.repeat(0.05)  # noqa: E731
+        task = asyncio.create_task(keep_running(driver, "BAY1", watch, lambda: watch.cursors, pauses=pauses))
+        try:
+            await until(lambda: watch.up)
+            await asyncio.to_thread(sim.stop)
+            await until(lambda: any(call[2] is Link.DOWN for call in watch.of("device")))
+            ups = len([call for call in watch.of("device") if call[2] is Link.UP])
+            sim.start()
+            await until(lambda: len([call for call in watch.of("device") if call[2] is Link.UP]) > ups)
+            sim.set("MMXU1.TotW.mag.f[MX]", 4.0)
+            await until(lambda: (watch.last(1) or (0, 0))[1] == 4.0)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
