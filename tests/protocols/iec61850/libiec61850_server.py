@@ -74,7 +74,27 @@ def or_ident(action: int) -> bytes:
     return ctypes.string_at(where, size.value) if where else b""
 
 
-def main(port: int) -> None:
+def tls_server(folder: str) -> int:
+    """The server's side of TLS: key.pem, cert.pem and ca.pem of a folder; clients need a certificate of that CA."""
+    configured: int = native("TLSConfiguration_create", pointer)()
+    native("TLSConfiguration_setChainValidation", None, pointer, c_bool)(configured, True)
+    native("TLSConfiguration_setAllowOnlyKnownCertificates", None, pointer, c_bool)(configured, False)
+    steps = [
+        native("TLSConfiguration_setOwnKeyFromFile", c_bool, pointer, c_char_p, c_char_p)(
+            configured, f"{folder}/key.pem".encode(), None
+        ),
+        native("TLSConfiguration_setOwnCertificateFromFile", c_bool, pointer, c_char_p)(
+            configured, f"{folder}/cert.pem".encode()
+        ),
+        native("TLSConfiguration_addCACertificateFromFile", c_bool, pointer, c_char_p)(
+            configured, f"{folder}/ca.pem".encode()
+        ),
+    ]
+    assert all(steps), steps
+    return configured
+
+
+def main(port: int, tls: str = "") -> None:
     model = model_create(b"BAY1")
     device = device_create(b"LD0", model)
     zero, io, meter = (node_create(name, device) for name in (b"LLN0", b"GGIO1", b"MMXU1"))
@@ -95,7 +115,7 @@ def main(port: int) -> None:
     block(b"urcbMX01", zero, b"MX", False, b"dsMX", 1, TRIGGERS, OPTIONS, 0, 0)
     configured = config_create()
     buffer_size(configured, 200_000)
-    server = server_create(model, None, configured)
+    server = server_create(model, tls_server(tls) if tls else None, configured)
 
     def check(action: int, _parameter: int, _value: int, _test: bool, _interlock: bool) -> int:
         if or_ident(action) == b"denied":
@@ -135,4 +155,4 @@ def main(port: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), *sys.argv[2:])

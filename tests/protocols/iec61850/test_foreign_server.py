@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gatewayd.control.reasons import Reason
 from gatewayd.control.types import StepKind, Verdict
 from gatewayd.points import quality as q
 from gatewayd.points.types import ControlMode, Kind
+from gatewayd.protocols.device import Tls
+from gatewayd.protocols.driver import LinkLost
 from gatewayd.protocols.iec61850.driver import create
 from tests.protocols.iec61850.support import LD, REPORTS, Watch, command, commanded, device, driving, point, until
 
@@ -34,8 +39,8 @@ class Peer:
         self._process.stdin.write(line.encode() + b"\n")
 
 
-@pytest.fixture
-async def peer() -> AsyncIterator[Peer]:
+@contextlib.asynccontextmanager
+async def serving(*arguments: str) -> AsyncIterator[Peer]:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -44,17 +49,26 @@ async def peer() -> AsyncIterator[Peer]:
         "-m",
         "tests.protocols.iec61850.libiec61850_server",
         str(port),
+        *arguments,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         cwd=Path(__file__).parents[3],
     )
     assert process.stdout is not None
     assert process.stdin is not None
-    assert await asyncio.wait_for(process.stdout.readline(), 10) == b"READY\n"
-    yield Peer(process, port)
-    process.kill()
-    await process.wait()
-    process.stdin.close()
+    try:
+        assert await asyncio.wait_for(process.stdout.readline(), 10) == b"READY\n"
+        yield Peer(process, port)
+    finally:
+        process.kill()
+        await process.wait()
+        process.stdin.close()
+
+
+@pytest.fixture
+async def peer() -> AsyncIterator[Peer]:
+    async with serving() as made:
+        yield made
 
 
 async def test_data_sets_of_single_attributes_are_put_together(peer: Peer):
@@ -132,3 +146,34 @@ async def test_controls_with_oper_tm_and_checks_in_c(peer: Peer):
         await until(lambda: len(watch.steps) == 2)
         assert watch.steps[1][1].kind is StepKind.TERMINATED_NEGATIVE
         assert watch.steps[1][1].reason is Reason.BLOCKED_PROCESS
+
+
+def certificates(folder: Path) -> None:
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, cwd=folder, capture_output=True)
+
+    for authority in ("ca", "rogue"):
+        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={authority}",
+                "-keyout", f"{authority}.key", "-out", f"{authority}.pem")  # fmt: skip
+    for name in ("", "client-"):
+        openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}key.pem", "-out", "request.pem",
+                "-subj", f"/CN={name}ied")  # fmt: skip
+        openssl("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
+                "-out", f"{name}cert.pem", "-days", "2")  # fmt: skip
+
+
+async def test_tls_reads_and_reports_and_a_wrong_authority_or_no_tls_is_refused(tmp_path: Path):
+    await asyncio.to_thread(certificates, tmp_path)
+    own = {"cert_file": str(tmp_path / "client-cert.pem"), "key_file": str(tmp_path / "client-key.pem")}
+    async with serving(str(tmp_path)) as peer:
+        plain = device(peer.port, POINTS, reports=REPORTS, connect_timeout_s=2)
+        watch = Watch()
+        trusted = msgspec.structs.replace(plain, tls=Tls(ca_file=str(tmp_path / "ca.pem"), **own))
+        async with driving(trusted, watch):
+            peer.say("set 2 1")
+            await until(lambda: watch.samples(WHOLE, reported=True))
+        wrong = msgspec.structs.replace(plain, tls=Tls(ca_file=str(tmp_path / "rogue.pem"), **own))
+        missing = msgspec.structs.replace(plain, tls=Tls(ca_file=str(tmp_path / "nothing.pem")))
+        for refused in (wrong, plain, missing):
+            with pytest.raises(LinkLost):
+                await asyncio.wait_for(create(refused).run(Watch(), {}), 10)
