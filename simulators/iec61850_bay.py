@@ -16,15 +16,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import random
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from open61850.data import (
     BitStringData,
@@ -42,9 +41,10 @@ from open61850.server.control import IN_EXECUTION, Command
 from open61850.server.model import IedModel
 from open61850.server.server import MmsServer
 
+from simulators.model import CLOSED, INTERMEDIATE, OPEN, Feeder
+
 SCL = Path(__file__).with_name("bay1.cid")
 LD = "BAY1LD0"
-INTERMEDIATE, OPEN, CLOSED = 0, 1, 2
 SWITCHES = {"CSWI1.Pos": "XCBR1.Pos", "CSWI2.Pos": "XSWI1.Pos"}
 OUTPUTS = ("GGIO1.SPCSO1", "GGIO1.SPCSO2", "GGIO1.SPCSO3", "GGIO1.SPCSO4")
 VALUES = ("GGIO1.ISCSO1", "GGIO1.AnOut1", "ATCC1.TapChg")
@@ -52,69 +52,6 @@ IN_STEP = 0x0A
 """TimeQuality of the IED's clock: synchronised, a millisecond."""
 BLOCKED_BY_HIERARCHY, BLOCKED_BY_INTERLOCKING, POSITION_REACHED = 2, 10, 5
 STEP_S = 0.2
-
-
-class Plant(Protocol):
-    """What the bay shows of the feeder; positions are Dbpos codes."""
-
-    breaker: int
-    disconnector: int
-    local: bool
-    tripped: bool
-    current_a: float
-    voltage_kv: float
-    power_kw: float
-    reactive_kvar: float
-    frequency_hz: float
-    energy_wh: float
-
-    def step(self, seconds: float) -> None:
-        """Let time pass."""
-
-
-@dataclass
-class SmallFeeder:
-    """A feeder of its own, where no shared one is given."""
-
-    seed: int = 1
-    breaker: int = CLOSED
-    disconnector: int = CLOSED
-    local: bool = False
-    tripped: bool = False
-    voltage_kv: float = 20.0
-    frequency_hz: float = 50.0
-    energy_wh: float = 0.0
-    load_kw: float = 2400.0
-    _random: random.Random = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._random = random.Random(self.seed)
-
-    @property
-    def live(self) -> bool:
-        """Current can flow."""
-        return self.breaker == CLOSED and self.disconnector == CLOSED
-
-    @property
-    def power_kw(self) -> float:
-        """Active power."""
-        return self.load_kw if self.live else 0.0
-
-    @property
-    def reactive_kvar(self) -> float:
-        """Reactive power at cos phi 0.95."""
-        return self.power_kw * 0.329
-
-    @property
-    def current_a(self) -> float:
-        """Current of one phase."""
-        return self.power_kw / (1.732 * self.voltage_kv * 0.95)
-
-    def step(self, seconds: float) -> None:
-        """The load wanders, energy is counted."""
-        self.load_kw = min(4000.0, max(500.0, self.load_kw + self._random.gauss(0, 15)))
-        self.frequency_hz = 50.0 + self._random.gauss(0, 0.01)
-        self.energy_wh += self.power_kw * 1000 * seconds / 3600
 
 
 @dataclass(frozen=True)
@@ -145,7 +82,7 @@ class Iec61850Bay:
 
     def __init__(
         self,
-        feeder: Plant | None = None,
+        feeder: Feeder | None = None,
         port: int = 0,
         *,
         host: str = "127.0.0.1",
@@ -154,7 +91,7 @@ class Iec61850Bay:
         scl: Path = SCL,
         report_buffer_bytes: int = 256 * 1024,
     ) -> None:
-        self.feeder: Plant = feeder if feeder is not None else SmallFeeder(seed)
+        self.feeder = feeder if feeder is not None else Feeder(seed)
         self._owns_feeder = feeder is None
         self._host, self._port, self._still = host, port, still
         self._report_buffer_bytes = report_buffer_bytes

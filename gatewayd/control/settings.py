@@ -67,13 +67,9 @@ def check(settings: ControlSettings) -> list[tuple[str, str]]:
         if not low <= value <= high:
             found.append((key, f"found {value:g}; {low:g} to {high:g} is allowed"))
     if settings.send_within_s > settings.device_timeout_s:
-        found.append(
-            (
-                "send_within_s",
-                f"found {settings.send_within_s:g}; at most device_timeout_s ({settings.device_timeout_s:g}) is allowed, "
-                "so that nothing is sent after its outcome was given as unknown",
-            )
-        )
+        limit = f"at most device_timeout_s ({settings.device_timeout_s:g}) is allowed"
+        why = "so that nothing is sent after its outcome was given as unknown"
+        found.append(("send_within_s", f"found {settings.send_within_s:g}; {limit}, {why}"))
     if settings.in_position not in ("refuse", "allow"):
         found.append(("in_position", f'found "{settings.in_position}"; "refuse" or "allow" is allowed'))
     if settings.require_signature and not settings.rights_file:

@@ -62,7 +62,7 @@ class Database:
         return iter(self._by_device)
 
     def mark(self, device: str, bits: int) -> list[int]:
-        """Make the device's points at least questionable with these flags; value and time stay. Returns changed rows."""
+        """Make the device's points at least questionable with these flags; returns the rows that changed."""
         return self._requalify(self.rows(device), bits)
 
     def _requalify(self, rows: Iterable[int], bits: int) -> list[int]:

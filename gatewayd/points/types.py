@@ -89,7 +89,7 @@ class Cursor(NamedTuple):
 class Batch(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """All samples of one fragment, report or poll of one device; one unit for order and durability.
 
-    t_recv_ns: UTC ns when it was received
+    t_recv_ns: UTC ns when it was received; mono_ns the same moment by CLOCK_MONOTONIC (0: not said, then its arrival)
     reported:  the device itself offered these as events (DNP3 event objects, reports by dchg/qchg/dupd)
     repeat:    may have been delivered before (after a crash between commit and confirm); published as `repeat`
     """
@@ -99,6 +99,7 @@ class Batch(msgspec.Struct, frozen=True, array_like=True, gc=False):
     t_recv_ns: int
     reported: bool = False
     repeat: bool = False
+    mono_ns: int = 0
 
 
 class PointSpec(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

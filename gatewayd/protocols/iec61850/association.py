@@ -146,7 +146,7 @@ class Association:
         self._memory.counts["polled_points"] = sum(len(poll.extracts) for poll in self._polls)
 
     def _locate(self) -> None:
-        now = clock.now_ns()
+        now = clock.moment()
         lost = []
         for point in self._device.points:
             if not point.address:
@@ -154,7 +154,7 @@ class Association:
             try:
                 self._places.append(mapping.locate(point, self._layout_of))
             except mapping.NotThereError as error:
-                lost.append(mapping.missing(point.row, now))
+                lost.append(mapping.missing(point.row, now.utc_ns))
                 self._memory.say_once(f"point {point.row}", "point not on the IED", point=point.name, cause=str(error))
         self._memory.counts["unknown_points"] = len(lost)
         self._deliver(lost, now)
@@ -233,14 +233,15 @@ class Association:
 
     def _read_data_set(self, block: Block) -> None:
         domain, _, item = block.data_set.partition("/")
-        now = clock.now_ns()
+        now = clock.moment()
         block.interrogated = True
         read: list[Sample] = []
         for _ in range(READ_AGAIN):
             heard = block.last_report
             try:
                 read = (
-                    self._connection.read_data_set(domain, item, lambda value: block.assembler.read(value, now)) or []
+                    self._connection.read_data_set(domain, item, lambda value: block.assembler.read(value, now.utc_ns))
+                    or []
                 )
             except RequestFailed:  # too long for one answer, or refused: each object by itself
                 places = [place for place in self._places if place.row in block.map.rows]
@@ -332,13 +333,13 @@ class Association:
     def _poll(self) -> None:
         if not self._polls:
             return
-        now = clock.now_ns()
+        now = clock.moment()
         self._deliver(self._poller.read(self._polls), now)
 
     # reports: inside tick
     def _on_report(self, report: int) -> None:
         counts = self._memory.counts
-        now = clock.now_ns()
+        now = clock.moment()
         block: Block | None = None
         try:
             block = self._blocks.get(reports.rpt_id_of(report))
@@ -348,7 +349,7 @@ class Association:
             parsed = reports.parse(report, block.map.size)
             counts["segments"] += 1
             before = block.assembler.broken_segments
-            whole = block.assembler.add(parsed, now)
+            whole = block.assembler.add(parsed, now.utc_ns)
         except reports.MalformedReportError as error:
             counts["malformed_reports"] += 1
             self._memory.say_once("malformed", "report not understood", device=self._device.name, cause=str(error))
@@ -374,7 +375,7 @@ class Association:
                 f"{block.name}: ConfRev is {whole.conf_rev} now, was {block.conf_rev}: all is read anew"
             )
 
-    def _emit(self, block: Block, whole: reports.Assembled, now: int) -> None:
+    def _emit(self, block: Block, whole: reports.Assembled, now: clock.Moment) -> None:
         cursor = None
         if block.name.buffered and whole.entry_id:
             cursor = Mark(block.instance, whole.entry_id).cursor(block.name)
@@ -382,18 +383,20 @@ class Association:
             self._deliver(whole.static, now)
             self._deliver(whole.changed, now, reported=True)
             return
-        name = self._device.name
         if whole.static or not whole.changed:
             last = None if whole.changed else cursor
-            self._exchange.put(Deliver(Batch(name, whole.static, now), events=True, cursor=last))
+            self._exchange.put(Deliver(self._batch(whole.static, now), events=True, cursor=last))
         if whole.changed:
-            self._exchange.put(Deliver(Batch(name, whole.changed, now, reported=True), events=True, cursor=cursor))
+            self._exchange.put(Deliver(self._batch(whole.changed, now, reported=True), events=True, cursor=cursor))
 
-    def _deliver(self, samples: list[Sample], now: int, *, reported: bool = False) -> None:
+    def _deliver(self, samples: list[Sample], now: clock.Moment, *, reported: bool = False) -> None:
         """State, or events where any point of the batch makes events."""
         if samples:
             events = any(self._events_of[sample.point] for sample in samples)
-            self._exchange.put(Deliver(Batch(self._device.name, samples, now, reported=reported), events))
+            self._exchange.put(Deliver(self._batch(samples, now, reported=reported), events))
+
+    def _batch(self, samples: list[Sample], now: clock.Moment, *, reported: bool = False) -> Batch:
+        return Batch(self._device.name, samples, now.utc_ns, reported=reported, mono_ns=now.mono_ns)
 
     def _gap(self, cause: str) -> None:
         self._memory.counts["gaps"] += 1
