@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from gatewayd.points import quality as q
+from gatewayd.points.expressions import Operand
 from gatewayd.points.types import PointSpec, Value
 
 
@@ -52,6 +53,14 @@ class Database:
         """The state of a point by its name, None where there is no such point."""
         row = self._rows.get(name)
         return None if row is None else self.states[row]
+
+    def operand(self, name: str) -> Operand | None:
+        """What an expression sees of a point; None where there is no such point."""
+        row = self._rows.get(name)
+        if row is None:
+            return None
+        state = self.states[row]
+        return Operand(state.value, state.quality, state.time_ns)
 
     def rows(self, device: str) -> Sequence[int]:
         """The rows of a device (or of the pseudo-device `station`), contacts included."""
