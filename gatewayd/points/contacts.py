@@ -86,6 +86,29 @@ class Combiner:
         waiting, self._waiting, self.deadline_ns = self._waiting, None, None
         return self._tell(waiting)
 
+    def forget_contacts(self) -> None:
+        """The link is lost: both contacts must be read again before anything is said."""
+        self._contacts = [None, None]
+
+    def restore(self, opened: Sample, closed: Sample, told_ns: int) -> None:
+        """Take up what the journal has of the contacts: a position that was waiting when the last run ended.
+
+        told_ns: the time of the last position told. What waited is told before the next one, if by the times of the
+        contacts it has lasted; no timer runs for it.
+        """
+        combined = self._combine(opened, closed)
+        if combined.value not in _AT_ONCE and combined.time_ns > told_ns:
+            self._waiting = combined
+
+    def take_over(self, other: Combiner) -> None:
+        """Go on where another combiner of the same contacts stands; the rows are our own."""
+        self._contacts = list(other._contacts)
+        self.deadline_ns = other.deadline_ns
+        self._waiting, self._last = (
+            None if sample is None else sample._replace(point=self.pair.double)
+            for sample in (other._waiting, other._last)
+        )
+
     def _combine(self, opened: Sample, closed: Sample) -> Sample:
         code = _CODES.get((opened.value, closed.value))
         quality = q.worst(opened.quality, closed.quality)

@@ -5,7 +5,7 @@ Shells apply batches and read states; nothing here does I/O, knows a device or w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -71,15 +71,15 @@ class Database:
         return iter(self._by_device)
 
     def mark(self, device: str, bits: int) -> list[int]:
-        """Make the device's points at least questionable with these flags; returns the rows that changed."""
-        return self._requalify(self.rows(device), bits)
+        """Make the device's points at least questionable with these flags; returns the rows that changed.
 
-    def _requalify(self, rows: Iterable[int], bits: int) -> list[int]:
+        Value and time stay. Derived points are left alone: theirs is the quality of their inputs.
+        """
         changed = []
-        for row in rows:
+        for row in self.rows(device):
             state = self.states[row]
             quality = q.worst(state.quality, q.QUESTIONABLE | bits)
-            if quality != state.quality:
+            if quality != state.quality and not self.specs[row].derived:
                 state.quality = quality
                 changed.append(row)
         return changed
