@@ -86,6 +86,7 @@ class Intake:
         self.image: list[Image | None] = [stored.get(spec.name) for spec in specs]
         self._combiners: dict[int, tuple[Combiner, Which]] = {}
         self._pairs: dict[str, list[Combiner]] = {}
+        self._settling: set[Combiner] = set()
         for pair in pairs:
             combiner = Combiner(pair)
             self._combiners[pair.open] = combiner, Which.OPEN
@@ -192,6 +193,10 @@ class Intake:
             if self._events[combiner.pair.double]:
                 applied.image.append(row)
         made = combiner.update(which, Sample(row, value, quality, sample.native, sample.time_ns), mono_ns)
+        if combiner.deadline_ns is not None:
+            self._settling.add(combiner)
+        else:
+            self._settling.discard(combiner)
         self._double(applied, made, batch.t_recv_ns, reported=batch.reported)
 
     def _double(self, applied: Applied, samples: Iterable[Sample], recv_ns: int, *, reported: bool) -> None:
@@ -209,21 +214,15 @@ class Intake:
     @property
     def deadline_ns(self) -> int | None:
         """CLOCK_MONOTONIC ns at which `expire` has something to say; None while no contact waits."""
-        waiting = [
-            combiner.deadline_ns
-            for combiners in self._pairs.values()
-            for combiner in combiners
-            if combiner.deadline_ns is not None
-        ]
-        return min(waiting, default=None)
+        deadlines = [combiner.deadline_ns for combiner in self._settling if combiner.deadline_ns is not None]
+        return min(deadlines, default=None)
 
     def expire(self, mono_ns: int, recv_ns: int) -> Applied:
         """Positions that have waited long enough."""
         applied = Applied([], [], [], [])
-        for combiners in self._pairs.values():
-            for combiner in combiners:
-                if combiner.deadline_ns is not None:
-                    self._double(applied, combiner.expire(mono_ns), recv_ns, reported=False)
+        for combiner in [one for one in self._settling if (one.deadline_ns or 0) <= mono_ns]:
+            self._settling.discard(combiner)
+            self._double(applied, combiner.expire(mono_ns), recv_ns, reported=False)
         if applied.touched:
             self._derive(applied, recv_ns)
         return applied
@@ -298,6 +297,8 @@ class Intake:
             self._staged[device] = {moved[row]: sample for row, sample in old._staged.get(device, {}).items()}
             for combiner, other in zip(self._pairs.get(device, ()), old._pairs.get(device, ()), strict=True):
                 combiner.take_over(other)
+                if combiner.deadline_ns is not None:
+                    self._settling.add(combiner)
         for one in self._derived:
             self._evaluate(applied, one, recv_ns)
         return applied

@@ -50,12 +50,6 @@ class Committed(Message, frozen=True):
     number: int
 
 
-class ClockIs(Message, frozen=True):
-    """Whether the gateway's clock is synchronised: only then is time given to devices."""
-
-    synchronised: bool
-
-
 class Ping(Message, frozen=True):
     """Are you there?"""
 
@@ -100,10 +94,10 @@ class Progressed(Message, frozen=True):
 
 
 class Answered(Message, frozen=True):
-    """The reply to an Ask; None for an interrogate."""
+    """The reply to an Ask."""
 
     number: int
-    reply: Reply | None = None
+    reply: Reply
 
 
 class Stopped(Message, frozen=True):
@@ -119,7 +113,7 @@ class Pong(Message, frozen=True):
     counters: dict[str, dict[str, int]]
 
 
-ToWorker = Start | Stop | Ask | Committed | ClockIs | Ping
+ToWorker = Start | Stop | Ask | Committed | Ping
 ToCore = State | Events | LinkIs | GapAt | Progressed | Answered | Stopped | Pong
 
 _encoder = msgspec.msgpack.Encoder()
