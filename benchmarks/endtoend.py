@@ -1,0 +1,327 @@
+"""What the whole gateway costs and how fast it is: field device -> worker -> core -> mosquitto -> subscriber.
+
+    python -m benchmarks.endtoend [iec61850] [dnp3] [modbus] [start] [--seconds 10] [--no-retain]
+
+Each scenario starts a load generator, a mosquitto and the daemon as processes of their own, and prints one table:
+values delivered and lost, latency, CPU of every process (from /proc, over the measured seconds), memory. It asserts
+nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import msgspec
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from tests.brokers import Mosquitto
+
+ROOT = Path(__file__).resolve().parents[1]
+TICKS = os.sysconf("SC_CLK_TCK")
+PAGE = os.sysconf("SC_PAGE_SIZE")
+PATIENCE_S = 60.0
+
+
+class Load:
+    """A load generator as a process: its ports, a start, and what it offered."""
+
+    def __init__(self, process: asyncio.subprocess.Process, ports: Sequence[int]) -> None:
+        self.process = process
+        self.ports = list(ports)
+
+    @classmethod
+    async def start(cls, module: str, *words: object) -> Load:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", f"benchmarks.{module}", *map(str, words)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=ROOT,
+            limit=1 << 26,
+        )
+        return cls(process, (await cls._line(process))["ports"])
+
+    @staticmethod
+    async def _line(process: asyncio.subprocess.Process) -> dict[str, Any]:
+        assert process.stdout is not None
+        while True:
+            line = await process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"the load generator ended with status {await process.wait()}")
+            if line.startswith(b"{"):
+                found: dict[str, Any] = json.loads(line)
+                return found
+
+    def go(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"go\n")
+
+    async def offered(self) -> dict[str, Any]:
+        return await self._line(self.process)
+
+    async def end(self) -> None:
+        if self.process.returncode is None:
+            self.process.terminate()
+            await self.process.wait()
+
+
+class Heard(NamedTuple):
+    topic: str
+    payload: bytes
+    mono_ns: int
+    utc_ns: int
+
+
+class Listener:
+    """A subscriber in a thread of its own (paho) that keeps messages with the time they came."""
+
+    def __init__(self, port: int, *topics: str) -> None:
+        self.heard: list[Heard] = []
+        self._client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
+        self._client.on_message = self._message
+        self._client.on_connect = lambda client, *_: client.subscribe([(topic, 1) for topic in topics])
+        self._client.connect("127.0.0.1", port)
+        self._client.loop_start()
+
+    def _message(self, _: object, __: object, message: paho.MQTTMessage) -> None:
+        self.heard.append(Heard(message.topic, message.payload, time.monotonic_ns(), time.time_ns()))
+
+    def close(self) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+
+class Usage(NamedTuple):
+    cpu_s: float
+    rss_mib: float
+
+
+def usage(pid: int) -> Usage:
+    """CPU seconds and memory that is this process's own (resident less shared)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    size = Path(f"/proc/{pid}/statm").read_text().split()
+    return Usage((int(fields[11]) + int(fields[12])) / TICKS, int(size[1]) * PAGE / 2**20)
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def processes(gateway: int, broker: int) -> dict[str, int]:
+    """The gateway's processes by what they are, and the broker."""
+    found = {"core": gateway}
+    for number, pid in enumerate(children(gateway), 1):
+        found[f"worker {number}"] = pid
+    found["(mosquitto)"] = broker
+    return found
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
+
+
+class Record(msgspec.Struct):
+    point: str
+    value: Any
+    t: str = ""
+    quality: str = ""
+
+
+class State(msgspec.Struct):
+    points: list[Record] = []
+    events: list[Record] = []
+
+
+class _Event(msgspec.Struct):
+    events: list[dict[str, Any]] = []
+
+
+_state = msgspec.json.Decoder(State)
+_event = msgspec.json.Decoder(_Event)
+
+
+def states(heard: Iterable[Heard]) -> Iterable[tuple[Heard, Record]]:
+    for one in heard:
+        if "/state/" in one.topic:
+            for record in _state.decode(one.payload).points:
+                yield one, record
+
+
+def events(heard: Iterable[Heard]) -> Iterable[tuple[Heard, dict[str, Any]]]:
+    for one in heard:
+        if one.topic.endswith("/event"):
+            for event in _event.decode(one.payload).events:
+                if "point" in event and event.get("type", "point") == "point":
+                    yield one, event
+
+
+class Station:
+    """mosquitto, the daemon and a subscriber around a configuration."""
+
+    def __init__(
+        self, folder: Path, devices: str, lists: dict[str, str], *, retain: bool, topics: Sequence[str]
+    ) -> None:
+        self.folder = folder
+        self._devices = devices
+        self._lists = lists
+        self._retain = retain
+        self._topics = topics
+        self.broker = Mosquitto(folder / "broker")
+
+    async def __aenter__(self) -> Self:
+        await self.broker.start()
+        config = self.folder / "gatewayd.toml"
+        text = f'[gateway]\nname = "bench"\nstate_dir = "state"\n[mqtt]\nurl = "{self.broker.url}"\n{self._devices}'
+        if not self._retain:
+            text = text.replace("[[device]]", "[[device]]\nretain_points = false")
+        config.write_text(text)
+        for name, rows in self._lists.items():
+            (self.folder / name).write_text(rows)
+        self.listener = Listener(self.broker.port, *self._topics)
+        self.started = time.monotonic()
+        with (self.folder / "gateway.log").open("wb") as log:
+            self.gateway = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "gatewayd", "run", "-c", str(config), "--log-level", "warning"),
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+            )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.listener.close()
+        if self.gateway.returncode is None:
+            self.gateway.terminate()
+            await self.gateway.wait()
+        log = (self.folder / "gateway.log").read_text()
+        if log:
+            print(f"  the gateway's log:\n{log[-2000:]}")
+        await self.broker.kill()
+
+    async def good(self, points: int) -> float:
+        """Seconds from the start of the daemon until so many points were published as good."""
+        good: set[str] = set()
+        seen = 0
+        while len(good) < points:
+            if time.monotonic() - self.started > PATIENCE_S:
+                raise RuntimeError(f"only {len(good)} of {points} points became good")
+            await asyncio.sleep(0.02)
+            heard = self.listener.heard[seen:]
+            seen += len(heard)
+            for _, record in states(heard):
+                (good.add if record.quality == "good" else good.discard)(record.point)
+        return time.monotonic() - self.started
+
+    async def measure(self, load: Load) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
+        """Let the load run; what it offered, and CPU share and memory of each process meanwhile."""
+        await asyncio.sleep(1.0)  # the start is over
+        self.listener.heard.clear()
+        pids = processes(self.gateway.pid, self.broker.pid)
+        before = {name: usage(pid) for name, pid in pids.items()}
+        began = time.monotonic()
+        load.go()
+        offered = await load.offered()
+        took = time.monotonic() - began
+        after = {name: usage(pid) for name, pid in pids.items()}
+        await asyncio.sleep(1.0)  # what is on its way
+        return offered, {
+            name: ((after[name].cpu_s - before[name].cpu_s) / took * 100, after[name].rss_mib) for name in pids
+        }
+
+
+def report(title: str, lines: Sequence[str], cpu: dict[str, tuple[float, float]]) -> None:
+    print(f"\n{title}")
+    for line in lines:
+        print(f"  {line}")
+    ours = {name: share for name, share in cpu.items() if not name.startswith("(")}
+    for name, (share, rss) in cpu.items():
+        print(f"  {name:<12} {share:6.1f} % of a core  {rss:6.1f} MiB")
+    total, memory = sum(share for share, _ in ours.values()), sum(rss for _, rss in ours.values())
+    print(f"  {'gateway':<12} {total:6.1f} % of a core  {memory:6.1f} MiB (shared pages counted in each)", flush=True)
+
+
+def delivery(offered: dict[str, Any], delivered: int) -> str:
+    values, seconds = offered["values"], offered["seconds"]
+    return (
+        f"offered {values} values in {seconds:.1f} s; delivered {delivered} ({delivered / seconds:,.0f}/s), "
+        f"lost {values - delivered}"
+    )
+
+
+def latency(values: Sequence[float]) -> str:
+    if not values:
+        return "latency: nothing measured"
+    return (
+        f"latency p50 {statistics.median(values):.2f} ms, p99 {percentile(values, 0.99):.2f} ms, "
+        f"max {max(values):.2f} ms ({len(values)} values)"
+    )
+
+
+# --- scenarios ------------------------------------------------------------------------------------------------------
+
+
+async def iec61850(folder: Path, seconds: float, *, retain: bool) -> None:
+    """100-member reports at 100/s: 10,000 values/s; and 100 events/s from a buffered block."""
+    load = await Load.start("load_iec61850", "--members", 100, "--rate", 100, "--seconds", seconds)
+    rows = "".join(f"L/A{n},analog,LOADLD0/GGIO1.AnIn{n + 1}\n" for n in range(100))
+    rows = f"point,kind,address\n{rows}L/IND,binary,LOADLD0/GGIO1.Ind1\n"
+    device = (
+        f'[[device]]\nname = "L"\nprotocol = "iec61850"\nhost = "127.0.0.1"\nport = {load.ports[0]}\npoints = "l.csv"\n'
+        '[device.iec61850]\nreports = ["LOADLD0/LLN0.RP.urcbMX", "LOADLD0/LLN0.BR.brcbST"]\n'
+    )
+    try:
+        async with Station(
+            folder, device, {"l.csv": rows}, retain=retain, topics=["gw/bench/state/#", "gw/bench/event"]
+        ) as s:
+            await s.good(101)
+            offered, cpu = await s.measure(load)
+            ticks = offered["ticks"]
+            seen: dict[tuple[str, int], float] = {}
+            for one, record in states(s.listener.heard):
+                if record.point != "L/IND":
+                    key = record.point, int(record.value)
+                    if 1 <= key[1] <= len(ticks):
+                        seen.setdefault(key, (one.mono_ns - ticks[key[1] - 1]) / 1e6)
+            fired = [(one, event) for one, event in events(s.listener.heard) if event["point"] == "L/IND"]
+            lines = [
+                delivery(offered, len(seen)),
+                latency(list(seen.values())),
+                f"events offered {offered['events']}, delivered {len(fired)}",
+                "events " + latency([(one.mono_ns - ticks[at]) / 1e6 for at, (one, _) in enumerate(fired)]),
+            ]
+            report(f"IEC 61850: reports of 100 members at 100/s ({_retained(retain)})", lines, cpu)
+    finally:
+        await load.end()
+
+
+def _retained(retain: bool) -> str:
+    return "with retained points" if retain else "without retained points"
+
+
+SCENARIOS = {"iec61850": iec61850}
+
+
+async def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.endtoend")
+    parser.add_argument("scenarios", nargs="*", choices=[*SCENARIOS, []], default=[])
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--no-retain", action="store_true")
+    given = parser.parse_args(arguments)
+    for name in given.scenarios or SCENARIOS:
+        with tempfile.TemporaryDirectory(prefix="gatewayd-bench-") as folder:
+            await SCENARIOS[name](Path(folder), given.seconds, retain=not given.no_retain)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
