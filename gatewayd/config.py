@@ -31,6 +31,7 @@ from gatewayd.control import settings as control_settings
 from gatewayd.control.settings import ControlSettings
 from gatewayd.mqtt import settings as mqtt_settings
 from gatewayd.mqtt.settings import MqttSettings
+from gatewayd.mqtt.topics import sound_name
 from gatewayd.points.contacts import ContactPair
 from gatewayd.points.crosscheck import Derived, cross_check
 from gatewayd.points.expressions import Expression
@@ -187,7 +188,12 @@ class _Loader:
 
     def _journal(self, table: Mapping[str, Any]) -> JournalSettings:
         read = read_table(self._source, JournalTable, table, ("journal",)) or JournalTable()
+        for at, name in enumerate(read.consumers):
+            if not sound_name(name):
+                message = f"consumers: found {shown(name)}; 1 to 64 letters, digits and . _ @ - are allowed"
+                self._source.mistake(("journal", "consumers", at), message)
         return JournalSettings(
+            consumers=read.consumers,
             keep_s=self._unit(read.keep, DURATIONS, ("journal", "keep"), "a time such as 12h or 7d"),
             max_size=int(self._unit(read.max_size, SIZES, ("journal", "max_size"), "a size such as 500MB or 4GiB")),
             when_full=read.when_full,

@@ -20,11 +20,15 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class JournalSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """`[journal]`: how long and how much is kept, seconds and octets; what happens when only unsent events are left."""
+    """`[journal]`: how long and how much is kept, seconds and octets; what happens when only unsent events are left.
+
+    consumers: names of those whose acknowledgements hold back trimming by age
+    """
 
     keep_s: float = 7 * 86400.0
     max_size: int = 4 * 1024**3
     when_full: Literal["block", "drop-oldest"] = "block"
+    consumers: tuple[str, ...] = ()
 
 
 class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,6 +51,7 @@ class JournalTable(msgspec.Struct, forbid_unknown_fields=True):
     keep: str = "7d"
     max_size: str = "4GiB"
     when_full: Literal["block", "drop-oldest"] = "block"
+    consumers: tuple[str, ...] = ()
 
 
 class StationTable(msgspec.Struct, forbid_unknown_fields=True):

@@ -20,7 +20,7 @@ from gatewayd.control.types import Control, Reply, Request
 from gatewayd.datapath import DataPath
 from gatewayd.mqtt import contract
 from gatewayd.mqtt.commands import Commands
-from gatewayd.mqtt.contract import GatewayInfo, InterrogateRequest, ReplayRequest
+from gatewayd.mqtt.contract import AckRequest, GatewayInfo, InterrogateRequest, ReplayRequest
 from gatewayd.mqtt.publisher import DeviceInfo, Publisher
 from gatewayd.points.database import Database
 from gatewayd.points.intake import Image, Intake
@@ -30,6 +30,7 @@ from gatewayd.protocols.device import Device
 from gatewayd.protocols.fleet import Fleet
 from gatewayd.protocols.host import OFFLINE, Core, Host, InProcess
 from gatewayd.protocols.registry import configuration
+from gatewayd.store.consumers import Consumers
 from gatewayd.store.journal import Journal, JournalError, WhenFull
 
 log = structlog.get_logger("daemon")
@@ -94,8 +95,13 @@ class Daemon:
             clock=clock_document,
         )
         self.commands = Commands(
-            config.mqtt, on_request=self._request, on_interrogate=self._interrogate, on_replay=self._replay
+            config.mqtt,
+            on_request=self._request,
+            on_interrogate=self._interrogate,
+            on_replay=self._replay,
+            on_ack=self._acknowledge,
         )
+        self.consumers = Consumers(journal, config.journal.consumers)
         self.desk = Desk(
             config.control,
             self._station(config, database),
@@ -137,6 +143,7 @@ class Daemon:
 
     async def _serve(self, tasks: asyncio.TaskGroup) -> None:
         outward = [tasks.create_task(self.publisher.run(), name="publisher")]
+        await self.consumers.start()
         await self.desk.start()
         inward = [tasks.create_task(self.commands.run(), name="commands")]
         for name, link in self.datapath.links.items():
@@ -144,6 +151,7 @@ class Daemon:
         await self._start_devices(self.config)
         work: dict[str, Callable[[], Awaitable[None]]] = {
             "desk": self.desk.run,
+            "consumers": self.consumers.run,
             "fleet": self.fleet.run,
             "watchdog": self.watchdog.run,
             "health": self._health,
@@ -203,6 +211,10 @@ class Daemon:
     def _replay(self, request: ReplayRequest) -> None:
         self.publisher.replay(request)
 
+    def _acknowledge(self, request: AckRequest) -> bytes:
+        verdict = self.consumers.acknowledge(request.consumer, request.epoch, request.seq)
+        return contract.acked(request.epoch, request.seq, verdict, self.consumers.acknowledged(request.consumer))
+
     # --- watching ---------------------------------------------------------------------------------------------------
 
     def _alive(self) -> bool:
@@ -223,6 +235,7 @@ class Daemon:
             "commands": {**self.commands.counters(), **self.desk.counters()},
             "devices": self.fleet.counters(),
             "workers": {"restarts": self.fleet.restarts},
+            "consumers": self.consumers.counters(),
         }
 
     async def _watch_clock(self) -> None:

@@ -19,7 +19,7 @@ from gatewayd.control.reasons import Effect, Reason
 from gatewayd.control.types import Answer, Request, Result
 from gatewayd.mqtt import contract
 from gatewayd.mqtt.client import REFUSED, Connection, Incoming, Session
-from gatewayd.mqtt.contract import InterrogateRequest, ReplayRequest, Topics
+from gatewayd.mqtt.contract import AckRequest, InterrogateRequest, ReplayRequest, Topics
 from gatewayd.mqtt.pace import Backoff, Refusals
 from gatewayd.mqtt.settings import MqttSettings
 
@@ -44,6 +44,7 @@ class Commands:
 
     on_request:     the desk; called in the order of arrival, each in its own task. Must not raise
     on_interrogate, on_replay: called with well-formed requests only
+    on_ack:         an acknowledgement of a consumer, well-formed; gives the payload of its answer
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Commands:
         on_request: Callable[[Request], Awaitable[None]],
         on_interrogate: Callable[[InterrogateRequest], None],
         on_replay: Callable[[ReplayRequest], None],
+        on_ack: Callable[[AckRequest], bytes] | None = None,
         now_ns: Callable[[], int] = time.time_ns,
         mono_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
@@ -61,6 +63,7 @@ class Commands:
         self._on_request = on_request
         self._on_interrogate = on_interrogate
         self._on_replay = on_replay
+        self._on_ack = on_ack
         self._now_ns = now_ns
         self._mono_ns = mono_ns
         self._tasks: set[asyncio.Task[None]] = set()
@@ -149,6 +152,13 @@ class Commands:
                 self._refuse(message.topic, replay.bad)
             if not message.retained:
                 self._on_replay(replay)  # a bad one is answered too, with its reason
+        elif where.what == "ack":
+            ack = contract.decode_ack(where, message.payload, retained=message.retained)
+            if ack.bad:
+                self._refuse(message.topic, ack.bad)
+            if contract.sound_name(ack.consumer) and self._on_ack is not None and not message.retained:
+                answer = contract.acked(ack.epoch, ack.seq, ack.bad, 0) if ack.bad else self._on_ack(ack)
+                self._put(_Out(self._topics.acked(ack.consumer), answer))
         else:
             self._command(message)
 

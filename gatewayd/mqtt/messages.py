@@ -194,6 +194,11 @@ def replay_done(first: int, last: int, missing: Sequence[tuple[int, int]], reaso
     return json({"done": True, "from": first, "to": last, "missing": missing, "reason": reason})
 
 
+def acked(epoch: str | int, seq: int, result: str, acknowledged: int) -> bytes:
+    """`acked/<consumer>`: what was acknowledged, what became of it, and how far the consumer stands now."""
+    return json({"epoch": epoch, "seq": seq, "result": result, "acknowledged": acknowledged})
+
+
 def reply(answer: Answer) -> bytes:
     """An answer for the asker."""
     out = _answer(answer)

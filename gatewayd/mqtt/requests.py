@@ -52,6 +52,15 @@ class ReplayRequest(NamedTuple):
     bad: str = ""
 
 
+class AckRequest(NamedTuple):
+    """A registered consumer has everything of an epoch up to `seq`. bad: why it could not be understood."""
+
+    consumer: str
+    epoch: str
+    seq: int
+    bad: str = ""
+
+
 class _Bad(Exception):
     """Why something is not understood."""
 
@@ -153,6 +162,17 @@ def decode_replay(where: RequestTopic, payload: bytes, *, retained: bool = False
     elif not problems and first > last:
         problems.append(f"from {first} is after to {last}")
     return ReplayRequest(where.who, epoch, first, last, _why_not(where, problems, retained=retained))
+
+
+def decode_ack(where: RequestTopic, payload: bytes, *, retained: bool = False) -> AckRequest:
+    """An acknowledgement. Never raises."""
+    body, problems = _object(payload)
+    seq = _Fields(body, problems).number("seq")
+    epoch = body.get("epoch")
+    if isinstance(epoch, bool) or not isinstance(epoch, str | int):
+        problems.append("epoch is missing, or neither a text nor a number")
+        epoch = ""
+    return AckRequest(where.who, str(epoch), seq, _why_not(where, problems, retained=retained))
 
 
 def _why_not(where: RequestTopic, problems: list[str], *, retained: bool) -> str:

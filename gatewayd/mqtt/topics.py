@@ -37,7 +37,7 @@ class Topics:
         self.event = f"{base}/event"
         self.gap = f"{base}/gap"
         self.health = f"{base}/health"
-        self.requests = (f"{base}/cmd/+/+", f"{base}/interrogate/+", f"{base}/replay/+")
+        self.requests = (f"{base}/cmd/+/+", f"{base}/interrogate/+", f"{base}/replay/+", f"{base}/ack/+")
         self.retained_by_us = (f"{base}/catalog/#", f"{base}/device/+", f"{base}/snapshot/+/+")
         self._point = f"{base}/point/"
 
@@ -65,14 +65,17 @@ class Topics:
     def replayed(self, client: str) -> str:
         return f"{self.base}/replayed/{client}"
 
+    def acked(self, consumer: str) -> str:
+        return f"{self.base}/acked/{consumer}"
+
     def request(self, topic: str) -> RequestTopic | None:
-        """Who asks for what: (`cmd`, operator, verb), (`interrogate`, client, ``), (`replay`, client, ``), or None."""
+        """Who asks for what: (`cmd`, operator, verb), or (`interrogate`, `replay` or `ack`, client, ``), or None."""
         if not topic.startswith(self.base + "/"):
             return None
         match topic[len(self.base) + 1 :].split("/"):
             case ["cmd", who, verb]:
                 return RequestTopic("cmd", who, verb)
-            case [("interrogate" | "replay") as what, who]:
+            case [("interrogate" | "replay" | "ack") as what, who]:
                 return RequestTopic(what, who, "")
         return None
 

@@ -8,7 +8,9 @@ import pytest
 from gatewayd.control.reasons import Effect, Reason
 from gatewayd.control.types import Answer, Native, Request, Result, Stage
 from gatewayd.mqtt import commands as module
+from gatewayd.mqtt import contract
 from gatewayd.mqtt.commands import Commands
+from gatewayd.mqtt.contract import AckRequest
 from tests.brokers import Iotcore, Mosquitto, until
 from tests.mqtt.support import BASE, console, running, settings
 
@@ -35,7 +37,12 @@ class Desk:
         self.requests: list[Request] = []
         self.interrogations: list[object] = []
         self.replays: list[object] = []
+        self.acks: list[AckRequest] = []
         self.commands: Commands | None = None
+
+    def on_ack(self, request: AckRequest) -> bytes:
+        self.acks.append(request)
+        return contract.acked(request.epoch, request.seq, "ok", request.seq)
 
     async def on_request(self, request: Request) -> None:
         self.requests.append(request)
@@ -57,6 +64,7 @@ async def desk(url: str, **more) -> AsyncIterator[Desk]:
         on_request=one.on_request,
         on_interrogate=one.interrogations.append,
         on_replay=one.replays.append,
+        on_ack=one.on_ack,
     )
     async with running(one.commands):
         yield one
@@ -244,6 +252,7 @@ async def test_answers_beyond_the_limit_are_counted(monkeypatch):
         on_request=one.on_request,
         on_interrogate=one.interrogations.append,
         on_replay=one.replays.append,
+        on_ack=one.on_ack,
     )
     request = Request(stage=Stage.CANCEL, operator="alice", tx="t")
     for _ in range(15):
@@ -360,3 +369,21 @@ async def test_iotcore_carries_commands_and_answers(tmp_path):
         )
         await until(lambda: operator.last("reply/alice/1") and operator.last("control/A/CB"))
         assert operator.on("reply/alice/1")[0].correlation == b"\x01\x02"
+
+
+async def test_an_acknowledgement_is_answered_to_its_consumer_nonsense_too(broker):
+    async with desk(broker.url) as one, console(broker.url, f"{BASE}/acked/#") as consumer:
+        await listening(one, consumer)
+        await consumer.publish("ack/historian", {"epoch": "e1", "seq": 1201})
+        await until(lambda: consumer.last("acked/historian"))
+        assert consumer.last("acked/historian") == {"epoch": "e1", "seq": 1201, "result": "ok", "acknowledged": 1201}
+        assert one.acks == [AckRequest("historian", "e1", 1201)]
+        for body in (b"\xff", {"epoch": "e1"}, {"epoch": "e1", "seq": -1}, {"seq": 4}, {"epoch": "e1", "seq": 1 << 70}):
+            before = len(consumer.heard)
+            await consumer.publish("ack/historian", body)
+            await until(lambda before=before: len(consumer.heard) > before)
+            assert consumer.last("acked/historian")["result"] not in ("", "ok")
+        await consumer.publish("ack/historian", {"epoch": "e1", "seq": 7}, retain=True)
+        await consumer.publish("ack/historian", {"epoch": "e1", "seq": 8})
+        await until(lambda: consumer.last("acked/historian")["seq"] == 8)
+        assert [ack.seq for ack in one.acks] == [1201, 8]
