@@ -26,6 +26,12 @@ LINK_BITS = q.COMM_LOST | q.RESTART | q.NOT_INITIALISED
 """A derived point with one of these says nothing of the process: it makes no event."""
 
 
+FUTURE_NS = 1_000_000_000
+"""A device's time further than this ahead of the receipt is suspect."""
+STALE_NS = 10_000_000_000
+"""What a device reports with a time this much before the last contact should have come with that one: suspect."""
+
+
 class Image(NamedTuple):
     """What the journal has of a point: its last value and quality there, and the time of it."""
 
@@ -81,6 +87,7 @@ class Intake:
             device: (min(rows), max(rows) + 1) for device in database.devices() if (rows := database.rows(device))
         }
         self._up: set[str] = set()
+        self._contact_ns: dict[str, int] = {}
         self._staged: dict[str, dict[int, Sample]] = {}
         stored = image or {}
         self.image: list[Image | None] = [stored.get(spec.name) for spec in specs]
@@ -124,8 +131,14 @@ class Intake:
         recv_ns, reported = batch.t_recv_ns, batch.reported
         combiners, makes_events = self._combiners, self._events
         update = self._update
+        future_ns = recv_ns + FUTURE_NS
+        # A backlog is old and no less true for it: only what a device reports in the middle of a contact is judged.
+        stale_ns = self._contact_ns.get(batch.device, 0) - STALE_NS if up and reported else 0
+        self._contact_ns[batch.device] = recv_ns
         for sample in batch.samples:
             row = sample.point + shift
+            if not stale_ns <= sample.time_ns <= future_ns and not sample.quality & q.RECEIPT:
+                sample = sample._replace(quality=sample.quality | q.SUSPECT)  # noqa: PLW2901
             if not first <= row < end:
                 self.foreign_rows += 1
                 continue
@@ -234,6 +247,7 @@ class Intake:
         applied = Applied([], [], [], [])
         if link is Link.UP:
             self._up.add(device)
+            self._contact_ns[device] = recv_ns
             for row, sample in self._staged.pop(device, {}).items():
                 self._update(applied, row, sample, recv_ns)
         else:

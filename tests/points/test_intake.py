@@ -92,6 +92,29 @@ def test_a_quality_of_the_device_is_an_event_a_remark_about_the_time_is_not() ->
     assert events(points.apply(batch(sample(0, True, q.QUESTIONABLE | q.CHATTER)))) == [(0, True, False)]
 
 
+def test_a_time_that_cannot_be_is_suspect_and_stays_as_the_device_said_it() -> None:
+    points = intake([spec(0, Kind.BINARY)])
+    for at_ms, receipt, suspect in [
+        (900, False, False), (1100, False, True), (1100, True, False), (-9900, False, False), (-10_100, False, True),
+    ]:  # fmt: skip
+        quality = q.RECEIPT if receipt else 0
+        applied = points.apply(batch(sample(0, True, quality, at_ms), reported=True))
+        state = applied.events[0].state
+        assert bool(state.quality & q.SUSPECT) is suspect, at_ms
+        assert state.time_ns == NOW + at_ms * MS
+        assert not state.quality & q.VALIDITY_MASK
+
+
+def test_a_backlog_and_a_value_that_was_only_read_are_old_without_being_suspect() -> None:
+    points = intake([spec(0, Kind.BINARY)], up=False)
+    hour = -3_600_000
+    backlog = points.apply(batch(sample(0, True, at_ms=hour), reported=True))
+    assert not backlog.events[0].state.quality & q.SUSPECT
+    points.link("D", Link.UP, NOW)
+    read = points.apply(batch(sample(0, False, at_ms=hour)))
+    assert not read.events[0].state.quality & q.SUSPECT
+
+
 def test_until_the_device_is_up_the_database_keeps_what_it_has_and_the_journal_gets_all() -> None:
     points = intake([spec(0, Kind.BINARY), spec(1, Kind.ANALOG)], up=False)
     backlog = points.apply(batch(sample(0, True), sample(0, False), reported=True))
