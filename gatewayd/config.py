@@ -60,6 +60,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     derived:    derived points in the order in which they are to be evaluated
     interlocks, locals: conditions by the row of the commanded point
     disabled:   devices with `enabled = false`; unretained: devices with `retain_points = false`
+    clock_limits: by device, how far its clock may be from ours, s
     sha256:     of all files; sources: their names, gatewayd.toml first
     """
 
@@ -77,6 +78,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     locals: dict[int, Expression]
     disabled: frozenset[str]
     unretained: frozenset[str]
+    clock_limits: dict[str, float]
     sha256: str
     sources: tuple[str, ...]
 
@@ -105,6 +107,7 @@ class _Loader:
         self._select_timeout_s = 0.0
         self._switched_off: set[str] = set()
         self._unretained: set[str] = set()
+        self._clock_limits: dict[str, float] = {}
         self._source = Source(str(path), self._octets(path), self._problems)
 
     def _octets(self, path: Path) -> bytes:
@@ -154,6 +157,7 @@ class _Loader:
             locals=cross.locals,
             disabled=frozenset(self._switched_off),
             unretained=frozenset(self._unretained),
+            clock_limits=self._clock_limits,
             sha256=_digest(self._files),
             sources=tuple(self._files),
         )
@@ -271,6 +275,7 @@ class _Loader:
         self._devices.append(device)
         self._switched_off |= set() if read.enabled else {read.name}
         self._unretained |= set() if read.retain_points else {read.name}
+        self._clock_limits[read.name] = read.clock_limit_s
 
     def _check_line(self, read: DeviceTable, path: TomlPath) -> None:
         source = self._source

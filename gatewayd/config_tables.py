@@ -73,6 +73,7 @@ class DeviceTable(msgspec.Struct, forbid_unknown_fields=True):
     framer: Literal["", "tcp", "rtu", "rtu-over-tcp"] = ""
     enabled: bool = True
     retain_points: bool = True
+    clock_limit_s: Annotated[float, msgspec.Meta(ge=0.001, le=86400)] = 1.0
     dnp3: dict[str, Any] | None = None
     iec61850: dict[str, Any] | None = None
     modbus: dict[str, Any] | None = None

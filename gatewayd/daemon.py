@@ -112,6 +112,8 @@ class Daemon:
         )
         self.datapath = DataPath(journal, intake, protocols, publisher=self.publisher, desk=self.desk)
 
+        self.datapath.clock_limits = config.clock_limits
+
         def make_host(name: str, core: Core) -> Host:
             return InProcess(name, core) if in_process else Child(name, core, log_level=log_level)
 
@@ -234,6 +236,11 @@ class Daemon:
             "journal": self.journal.counters(),
             "commands": {**self.commands.counters(), **self.desk.counters()},
             "devices": self.fleet.counters(),
+            "clock_offset_s": {
+                name: round(offset.offset_ns / 1e9, 3)
+                for name, offset in self.datapath.offsets.items()
+                if offset.offset_ns is not None
+            },
             "workers": {"restarts": self.fleet.restarts},
             "consumers": self.consumers.counters(),
         }
@@ -302,6 +309,7 @@ class Daemon:
             and (shift := moved(self._running[device.name], device)) is not None
         }
         await self.desk.configure(config.control, self._station(config, database))
+        self.datapath.clock_limits = config.clock_limits
         self.datapath.configure(intake, {device.name: device.protocol for device in config.devices}, shifts)
         self.publisher.configure(database, _device_infos(config), config.sha256)
         for name, link in self.datapath.links.items():

@@ -18,7 +18,9 @@ import structlog
 from gatewayd import clock
 from gatewayd.control.types import Step
 from gatewayd.mqtt import contract
+from gatewayd.points import quality as q
 from gatewayd.points.intake import Applied, Intake
+from gatewayd.points.offset import ClockOffset
 from gatewayd.points.types import Batch, Cursor, Link
 from gatewayd.store.journal import ImageRow, Journal, JournalError, NewEvent
 
@@ -89,6 +91,9 @@ class DataPath:
         self._settling: asyncio.TimerHandle | None = None
         self._settles_ns: int | None = None
         self.counts: Counter[str] = Counter()
+        self.offsets: dict[str, ClockOffset] = {}
+        self.clock_limits: Mapping[str, float] = {}
+        """By device, how far its clock may be from ours, s."""
 
     # --- batches ----------------------------------------------------------------------------------------------------
 
@@ -122,9 +127,30 @@ class DataPath:
         self.counts["samples"] += len(batch.samples)
         self._heard_ns[batch.device] = batch.t_recv_ns
         mono_ns = batch.mono_ns or self._moment().mono_ns
+        if batch.reported and batch.samples:
+            self._see_clock(batch, mono_ns)
         applied = self.intake.apply(batch, shift=self.shifts.get(batch.device, 0), mono_ns=mono_ns)
         self._tell(applied, mono_ns)
         return applied
+
+    def _see_clock(self, batch: Batch, mono_ns: int) -> None:
+        """The newest of a batch tells most of the device's clock; a backlog tells nothing."""
+        state, last = self.links.get(batch.device), batch.samples[-1]
+        if state is None or state.link is not Link.UP or last.quality & q.RECEIPT:
+            return
+        offset = self.offsets.setdefault(batch.device, ClockOffset())
+        offset.see(batch.t_recv_ns, last.time_ns, mono_ns)
+        limit_s = self.clock_limits.get(batch.device, 1.0)
+        if offset.crossed(int(limit_s * 1e9)) and (offset_ns := offset.offset_ns) is not None:
+            say = log.warning if offset.over else log.info
+            say(
+                "a device's clock is off" if offset.over else "a device's clock is right again",
+                device=batch.device,
+                offset_s=offset_ns / 1e9,
+                limit_s=limit_s,
+            )
+            payload = contract.device_clock_event(batch.device, offset_ns, limit_s, batch.t_recv_ns)
+            self._note([NewEvent("clock", batch.device, payload, batch.t_recv_ns)])
 
     def _tell(self, applied: Applied, mono_ns: int) -> None:
         if applied.rows:

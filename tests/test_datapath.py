@@ -234,6 +234,27 @@ async def test_a_step_of_the_clock_is_an_event(tmp_path: Path) -> None:
         assert (await made.events())[0]["step_s"] == -3600.0
 
 
+async def test_a_device_whose_clock_is_off_is_told_once_and_when_it_is_right_again(tmp_path: Path) -> None:
+    async with opened(tmp_path) as made:
+        made.path.device("D", Link.UP)
+        made.path.clock_limits = {"D": 2.0}
+
+        def report(behind_s: float, count: int) -> None:
+            for number in range(count):
+                at = NOW - int(behind_s * 1e9)
+                made.path.take(Batch("D", [Sample(0, bool(number % 2), 0, 0, at)], NOW, reported=True, mono_ns=9), None)
+
+        report(5.0, 5)
+        assert made.path.offsets["D"].offset_ns == 5_000_000_000
+        report(0.5, 1)
+        await until(lambda: made.journal.newest == 9)
+        clocks = [event for event in await made.events() if event.get("type") == "clock"]
+        assert [(event["device"], event["offset_s"], event["within"]) for event in clocks] == [
+            ("D", 5.0, False),
+            ("D", 0.5, True),
+        ]
+
+
 async def test_contacts_that_stay_between_are_told_after_their_time_without_a_new_word(tmp_path: Path) -> None:
     async with opened(tmp_path) as made:
         made.path.device("D", Link.UP)

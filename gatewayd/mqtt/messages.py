@@ -199,6 +199,21 @@ def acked(epoch: str | int, seq: int, result: str, acknowledged: int) -> bytes:
     return json({"epoch": epoch, "seq": seq, "result": result, "acknowledged": acknowledged})
 
 
+def device_clock_event(device: str, offset_ns: int, limit_s: float, time_ns: int) -> bytes:
+    """A device's clock went further from the gateway's than its limit, or came back: offset in s (gateway - device)."""
+    return json(
+        {
+            "type": "clock",
+            "device": device,
+            "offset_s": round(offset_ns / 1e9, 3),
+            "limit_s": limit_s,
+            "within": abs(offset_ns) <= limit_s * 1e9,
+            "t": rfc3339(time_ns).decode(),
+            "t_src": "gateway",
+        }
+    )
+
+
 def reply(answer: Answer) -> bytes:
     """An answer for the asker."""
     out = _answer(answer)
