@@ -13,14 +13,15 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from gatewayd import __version__, clock, health
+from gatewayd import __version__, clock, health, inquiry
 from gatewayd.config import Config, ConfigError, load
 from gatewayd.control.desk import Desk, Station
 from gatewayd.control.types import Control, Reply, Request
 from gatewayd.datapath import DataPath
 from gatewayd.mqtt import contract
 from gatewayd.mqtt.commands import Commands
-from gatewayd.mqtt.contract import AckRequest, GatewayInfo, InterrogateRequest, ReplayRequest
+from gatewayd.mqtt.contract import AckRequest, AskRequest, GatewayInfo, InterrogateRequest, ReplayRequest
+from gatewayd.mqtt.events import tail
 from gatewayd.mqtt.publisher import DeviceInfo, Publisher
 from gatewayd.points.database import Database
 from gatewayd.points.intake import Image, Intake
@@ -100,6 +101,7 @@ class Daemon:
             on_interrogate=self._interrogate,
             on_replay=self._replay,
             on_ack=self._acknowledge,
+            on_ask=self._answer,
         )
         self.consumers = Consumers(journal, config.journal.consumers)
         self.desk = Desk(
@@ -216,6 +218,23 @@ class Daemon:
     def _acknowledge(self, request: AckRequest) -> bytes:
         verdict = self.consumers.acknowledge(request.consumer, request.epoch, request.seq)
         return contract.acked(request.epoch, request.seq, verdict, self.consumers.acknowledged(request.consumer))
+
+    def _answer(self, request: AskRequest) -> bytes:
+        if request.ask == "health":
+            return contract.health(self.counters(), tail(self.journal), clock.now_ns())
+        intake = self.datapath.intake
+        row = intake.database.row(request.point)
+        device = intake.database.specs[row].device if row is not None else ""
+        link = self.datapath.links.get(device)
+        offset = self.datapath.offsets.get(device)
+        found = inquiry.explain(
+            intake.database,
+            request.point,
+            None if link is None else inquiry.LinkNow(*link),
+            self._protocol(device),
+            None if offset is None else offset.offset_ns,
+        )
+        return msgspec.json.encode(found)
 
     # --- watching ---------------------------------------------------------------------------------------------------
 

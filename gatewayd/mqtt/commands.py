@@ -14,12 +14,13 @@ from functools import partial
 from typing import NamedTuple
 
 import structlog
+from msgspec import json
 
 from gatewayd.control.reasons import Effect, Reason
 from gatewayd.control.types import Answer, Request, Result
 from gatewayd.mqtt import contract
 from gatewayd.mqtt.client import REFUSED, Connection, Incoming, Session
-from gatewayd.mqtt.contract import AckRequest, InterrogateRequest, ReplayRequest, Topics
+from gatewayd.mqtt.contract import AckRequest, AskRequest, InterrogateRequest, ReplayRequest, Topics
 from gatewayd.mqtt.pace import Backoff, Refusals
 from gatewayd.mqtt.settings import MqttSettings
 
@@ -44,6 +45,7 @@ class Commands:
 
     on_request:     the desk; called in the order of arrival, each in its own task. Must not raise
     on_interrogate, on_replay: called with well-formed requests only
+    on_ask:         a question of a console, well-formed; gives the payload of its answer
     on_ack:         an acknowledgement of a consumer, well-formed; gives the payload of its answer
     """
 
@@ -55,6 +57,7 @@ class Commands:
         on_interrogate: Callable[[InterrogateRequest], None],
         on_replay: Callable[[ReplayRequest], None],
         on_ack: Callable[[AckRequest], bytes] | None = None,
+        on_ask: Callable[[AskRequest], bytes] | None = None,
         now_ns: Callable[[], int] = time.time_ns,
         mono_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
@@ -64,6 +67,7 @@ class Commands:
         self._on_interrogate = on_interrogate
         self._on_replay = on_replay
         self._on_ack = on_ack
+        self._on_ask = on_ask
         self._now_ns = now_ns
         self._mono_ns = mono_ns
         self._tasks: set[asyncio.Task[None]] = set()
@@ -159,6 +163,14 @@ class Commands:
             if contract.sound_name(ack.consumer) and self._on_ack is not None and not message.retained:
                 answer = contract.acked(ack.epoch, ack.seq, ack.bad, 0) if ack.bad else self._on_ack(ack)
                 self._put(_Out(self._topics.acked(ack.consumer), answer))
+        elif where.what == "ask":
+            ask = contract.decode_ask(where, message.payload, retained=message.retained)
+            if ask.bad:
+                self._refuse(message.topic, ask.bad)
+            if contract.sound_name(ask.client) and self._on_ask is not None and not message.retained:
+                answer = json.encode({"bad": ask.bad}) if ask.bad else self._on_ask(ask)
+                reply_to = message.properties.correlation
+                self._put(_Out(self._topics.answered(ask.client), answer, reply_to))
         else:
             self._command(message)
 

@@ -18,6 +18,7 @@ MAX_PAYLOAD = 4096
 """Octets of a request at most."""
 MAX_DEPTH = 8
 """Brackets within brackets at most."""
+QUESTIONS = ("health", "explain")
 MAX_INTEGER = 1 << 63
 MAX_SEQ = 1 << 62
 
@@ -58,6 +59,15 @@ class AckRequest(NamedTuple):
     consumer: str
     epoch: str
     seq: int
+    bad: str = ""
+
+
+class AskRequest(NamedTuple):
+    """A question of a console: `ask` is `health` or `explain`. bad: why it could not be understood."""
+
+    client: str
+    ask: str
+    point: str = ""
     bad: str = ""
 
 
@@ -173,6 +183,17 @@ def decode_ack(where: RequestTopic, payload: bytes, *, retained: bool = False) -
         problems.append("epoch is missing, or neither a text nor a number")
         epoch = ""
     return AckRequest(where.who, str(epoch), seq, _why_not(where, problems, retained=retained))
+
+
+def decode_ask(where: RequestTopic, payload: bytes, *, retained: bool = False) -> AskRequest:
+    """A question. Never raises."""
+    body, problems = _object(payload)
+    fields = _Fields(body, problems)
+    ask = fields.word("ask", needed=True)
+    point = fields.text("point", needed=ask == "explain")
+    if ask not in ("", *QUESTIONS):
+        problems.append(f"ask is {ask!r}; {' or '.join(QUESTIONS)} is allowed")
+    return AskRequest(where.who, ask, point, _why_not(where, problems, retained=retained))
 
 
 def _why_not(where: RequestTopic, problems: list[str], *, retained: bool) -> str:

@@ -37,7 +37,13 @@ class Topics:
         self.event = f"{base}/event"
         self.gap = f"{base}/gap"
         self.health = f"{base}/health"
-        self.requests = (f"{base}/cmd/+/+", f"{base}/interrogate/+", f"{base}/replay/+", f"{base}/ack/+")
+        self.requests = (
+            f"{base}/cmd/+/+",
+            f"{base}/interrogate/+",
+            f"{base}/replay/+",
+            f"{base}/ack/+",
+            f"{base}/ask/+",
+        )
         self.retained_by_us = (f"{base}/catalog/#", f"{base}/device/+", f"{base}/snapshot/+/+")
         self._point = f"{base}/point/"
 
@@ -68,14 +74,17 @@ class Topics:
     def acked(self, consumer: str) -> str:
         return f"{self.base}/acked/{consumer}"
 
+    def answered(self, client: str) -> str:
+        return f"{self.base}/answered/{client}"
+
     def request(self, topic: str) -> RequestTopic | None:
-        """Who asks for what: (`cmd`, operator, verb), or (`interrogate`, `replay` or `ack`, client, ``), or None."""
+        """Who asks what: (`cmd`, operator, verb), or (`interrogate`, `replay`, `ack`, `ask`; client; ``), or None."""
         if not topic.startswith(self.base + "/"):
             return None
         match topic[len(self.base) + 1 :].split("/"):
             case ["cmd", who, verb]:
                 return RequestTopic("cmd", who, verb)
-            case [("interrogate" | "replay" | "ack") as what, who]:
+            case [("interrogate" | "replay" | "ack" | "ask") as what, who]:
                 return RequestTopic(what, who, "")
         return None
 

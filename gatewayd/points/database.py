@@ -21,6 +21,8 @@ class PointState(msgspec.Struct, gc=False):
     raw:     as the device said it
     quality: bits of points.quality; native: the device's own flags
     time_ns: UTC ns, see RECEIPT for whose; recv_ns: UTC ns of receipt
+    since_ns: UTC ns of the receipt at which the quality became what it is
+    good_value, good_ns: the last value that was good, and its time (0: there was none), while this one is not
     """
 
     value: Value = None
@@ -29,6 +31,15 @@ class PointState(msgspec.Struct, gc=False):
     native: int = 0
     time_ns: int = 0
     recv_ns: int = 0
+    since_ns: int = 0
+    good_value: Value = None
+    good_ns: int = 0
+
+    def turn(self, quality: int, now_ns: int) -> None:
+        """Take another quality, remembering what was good before; value and time follow if they change too."""
+        if not self.quality & q.VALIDITY_MASK:
+            self.good_value, self.good_ns = self.value, self.time_ns
+        self.quality, self.since_ns = quality, now_ns
 
 
 class Database:
@@ -70,7 +81,7 @@ class Database:
         """The devices that have points."""
         return iter(self._by_device)
 
-    def mark(self, device: str, bits: int) -> list[int]:
+    def mark(self, device: str, bits: int, now_ns: int) -> list[int]:
         """Make the device's points at least questionable with these flags; returns the rows that changed.
 
         Value and time stay. Derived points are left alone: theirs is the quality of their inputs.
@@ -80,6 +91,6 @@ class Database:
             state = self.states[row]
             quality = q.worst(state.quality, q.QUESTIONABLE | bits)
             if quality != state.quality and not self.specs[row].derived:
-                state.quality = quality
+                state.turn(quality, now_ns)
                 changed.append(row)
         return changed

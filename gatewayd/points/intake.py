@@ -165,7 +165,9 @@ class Intake:
         changed = quality != state.quality
         if changed or value != state.value:
             self._settle(applied, row, value, changed=changed)
-        state.value, state.raw, state.quality = value, raw, quality
+            if changed:
+                state.turn(quality, recv_ns)
+        state.value, state.raw = value, raw
         state.native, state.time_ns, state.recv_ns = native, time_ns, recv_ns
         applied.touched.append(row)
 
@@ -205,7 +207,14 @@ class Intake:
             self.image[row] = Image(value, quality, sample.native, sample.time_ns)
             if self._events[combiner.pair.double]:
                 applied.image.append(row)
-        made = combiner.update(which, Sample(row, value, quality, sample.native, sample.time_ns), mono_ns)
+        own = Sample(row, value, quality, sample.native, sample.time_ns)
+        if batch.device in self._up:
+            published = len(applied.rows)
+            self._update(applied, row, own, batch.t_recv_ns)
+            del applied.rows[published:]  # a contact is half of a point: known, never published
+        else:
+            self._staged[batch.device][row] = own
+        made = combiner.update(which, own, mono_ns)
         if combiner.deadline_ns is not None:
             self._settling.add(combiner)
         else:
@@ -255,7 +264,7 @@ class Intake:
             self._staged.pop(device, None)
             for combiner in self._pairs.get(device, ()):
                 combiner.forget_contacts()
-            rows = self.database.mark(device, q.COMM_LOST)
+            rows = self.database.mark(device, q.COMM_LOST, recv_ns)
             applied.rows.extend(rows)
             applied.touched.extend(rows)
         if applied.touched:

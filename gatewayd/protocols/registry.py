@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Protocol, cast
 
+from gatewayd.points.types import PointSpec
 from gatewayd.protocols.device import Device, Mistake
 from gatewayd.protocols.driver import Driver
 
@@ -28,6 +29,9 @@ class Configuration(Protocol):
 
     def own_feedback(self, device: Device) -> frozenset[int]:
         """Rows whose control is its own feedback (an IEC 61850 controllable object); no `feedback` column needed."""
+
+    def explain_native(self, point: PointSpec, native: int) -> list[str]:
+        """The device's own words in `Sample.native`, by their names in the standard; empty where it has none."""
 
     def needs_select(self, device: Device) -> frozenset[int]:
         """Rows whose select is held at the device (IEC 61850 SBO); the gateway holds all others."""

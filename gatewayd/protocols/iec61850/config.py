@@ -10,6 +10,7 @@ from msgspec import Meta
 
 from gatewayd.points.types import ControlMode, Kind, PointSpec
 from gatewayd.protocols.device import Device, Mistake
+from gatewayd.protocols.iec61850 import quality
 from gatewayd.protocols.iec61850.address import Address, AddressError, parse, parse_block, parse_command
 
 DEFAULT_PORT = 102
@@ -144,6 +145,12 @@ def _is_state_of(state: Address, command: Address) -> bool:
         and state.path[depth:] in VALUE_PATHS
         and state.fc in ("", "ST", "MX")
     )
+
+
+def explain_native(point: PointSpec, native: int) -> list[str]:
+    """The names of the quality bits (7-3)."""
+    del point
+    return quality.names(native)
 
 
 def needs_select(device: Device) -> frozenset[int]:

@@ -47,6 +47,27 @@ def common(bits: int) -> int:
     return result
 
 
+_NAMES = {
+    OVERFLOW: "overflow",
+    OUT_OF_RANGE: "outOfRange",
+    BAD_REFERENCE: "badReference",
+    OSCILLATORY: "oscillatory",
+    FAILURE: "failure",
+    OLD_DATA: "oldData",
+    INCONSISTENT: "inconsistent",
+    INACCURATE: "inaccurate",
+    SUBSTITUTED: "source substituted",
+    TEST: "test",
+    OPERATOR_BLOCKED: "operatorBlocked",
+}
+
+
+def names(bits: int) -> list[str]:
+    """The standard's words of 13 bits: validity, then each detail."""
+    validity = {GOOD: "good", RESERVED: "reserved", INVALID: "invalid", QUESTIONABLE: "questionable"}[bits & 3]
+    return [f"validity {validity}", *(name for bit, name in _NAMES.items() if bits & bit)]
+
+
 COMMON = tuple(common(bits) for bits in range(1 << 13))
 """`common` of every quality, by its bits."""
 
