@@ -25,7 +25,7 @@ import structlog
 from gatewayd import failpoint, log
 from gatewayd.control.types import Step
 from gatewayd.points.types import Batch, Cursor, Link, Sample
-from gatewayd.protocols import registry, wire
+from gatewayd.protocols import registry, wedged, wire
 from gatewayd.protocols.device import Device
 from gatewayd.protocols.driver import Counting, Driver
 from gatewayd.protocols.host import UNSURE, RememberingSink, ask_driver
@@ -240,6 +240,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the terminal's Ctrl-C reaches us too; the core decides
     log.configure(given.log_level)
+    wedged.in_worker()
     sock = socket.socket(fileno=given.fd)
     sock.setblocking(False)
     end_with(sock)

@@ -8,16 +8,21 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Mapping
 
 from gatewayd.control.types import Control, Reply
 from gatewayd.points.types import Cursor, Link
+from gatewayd.protocols import wedged
 from gatewayd.protocols.device import Device
 from gatewayd.protocols.driver import LinkLost, Sink
 from gatewayd.protocols.iec61850.association import Association
 from gatewayd.protocols.iec61850.config import options
 from gatewayd.protocols.iec61850.exchange import OFFLINE, Complete, Deliver, Ended, Exchange, Gap, Memory, Verb
 
+LOOK_S = 1.0
+STUCK_S = 15.0
+"""No native call of the threadless library waits longer than 10 ms."""
 LONGEST_STOP_S = 3.0
 """How long a stop waits for the thread; it ends itself when the native call it is in returns."""
 
@@ -50,7 +55,7 @@ class Iec61850Driver:
         thread.start()
         self._exchange = exchange
         try:
-            await self._hand_over(exchange, sink)
+            await self._watched(exchange, sink)
         finally:
             exchange.ready = False
             exchange.stop()
@@ -60,6 +65,19 @@ class Iec61850Driver:
                     await ended.wait()
             except TimeoutError:
                 pass
+
+    async def _watched(self, exchange: Exchange, sink: Sink) -> None:
+        """Hand over until the association ends; give up where the thread is stuck in a native call."""
+        handing = asyncio.ensure_future(self._hand_over(exchange, sink))
+        try:
+            while not handing.done():
+                await asyncio.wait({handing}, timeout=LOOK_S)
+                if not exchange.closed and time.monotonic() - exchange.alive > STUCK_S:
+                    wedged.give_up(self._device.name, "libiec61850")
+            handing.result()
+        finally:
+            handing.cancel()
+            await asyncio.wait({handing})
 
     async def _resolve(self) -> str:
         loop = asyncio.get_running_loop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
@@ -100,6 +101,7 @@ class Exchange:
 
     ready:  everything was read once and the core has it: commands are taken
     closed: the thread serves no more
+    alive:  monotonic s at which the thread was last between two native calls
     """
 
     def __init__(self) -> None:
@@ -110,6 +112,7 @@ class Exchange:
         self._asked: queue.SimpleQueue[Ask] = queue.SimpleQueue()
         self.ready = False
         self.closed = False
+        self.alive = time.monotonic()
 
     # the loop's side
     async def next(self) -> Item:
@@ -144,7 +147,8 @@ class Exchange:
     # the thread's side
     @property
     def stopping(self) -> bool:
-        """The loop wants the thread to end."""
+        """The loop wants the thread to end. Asked between any two native calls, so it also tells that none is stuck."""
+        self.alive = time.monotonic()
         return self._stop.is_set()
 
     @property

@@ -48,12 +48,14 @@ class Line(asyncio.Protocol):
     """One connection, from opening to its end; never opened again.
 
     requests: sent so far; writes: of those, the ones that may have changed something
+    sent:     the moment before the last one went out
     """
 
     def __init__(self, settings: LineSettings) -> None:
         self.settings = settings
         self.requests = 0
         self.writes = 0
+        self.sent = clock.Moment(0, 0)
         self.why = ""
         """Why it ended, "" while it lives."""
         self._framing: Framing = Rtu(echo=settings.echo) if settings.rtu else Mbap(random.randrange(0x10000))
@@ -225,6 +227,7 @@ class Line(asyncio.Protocol):
         self.requests += 1
         self.writes += request.writes
         self._last_octet = loop.time()
+        self.sent = clock.moment()
         self._transport.write(frame)
         try:
             data = data_of(request, await waiter)

@@ -34,6 +34,8 @@ REFUSED_FOR_GOOD = frozenset({ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE})
 """The device will say the same at the next poll: asked again only now and then."""
 TRIED_APART = frozenset({ILLEGAL_ADDRESS, ILLEGAL_VALUE})
 """May concern a part of the block only: an address that is not there, or more than the device gives at once."""
+UNREACHABLE = frozenset({PATH_UNAVAILABLE, NO_RESPONSE})
+"""A gateway in between answered, the device did not."""
 AS_MISSED = frozenset({ACKNOWLEDGE, BUSY})
 """Not now: the poll counts as missed."""
 
@@ -42,7 +44,7 @@ def read_quality(code: int) -> int:
     """The quality of points whose read was answered with this exception; see AS_MISSED for 05 and 06."""
     if code in REFUSED_FOR_GOOD:
         return _CONFIG_ERROR
-    if code in (PATH_UNAVAILABLE, NO_RESPONSE):
+    if code in UNREACHABLE:
         return LOST
     return _FAILURE
 

@@ -12,6 +12,8 @@ from gatewayd.control.reasons import Reason
 from gatewayd.control.types import Verdict
 from gatewayd.points.types import Kind, Link
 from gatewayd.protocols.driver import Counting, Interrogable, LinkLost, Operable
+from gatewayd.protocols.iec61850 import connection as connection_module
+from gatewayd.protocols.iec61850 import driver as driver_module
 from gatewayd.protocols.iec61850.driver import create
 from gatewayd.protocols.supervise import keep_running
 from simulators.iec61850_bay import Iec61850Bay
@@ -164,3 +166,33 @@ async def test_under_supervision_a_restarted_server_is_found_again():
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_native_call_that_does_not_return_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if tick were stuck: outside of a worker the link is lost; in a worker the process ends (wedged.py)."""
+    monkeypatch.setattr(driver_module, "STUCK_S", 0.3)
+    monkeypatch.setattr(driver_module, "LOOK_S", 0.05)
+    stuck, released = threading.Event(), threading.Event()
+    tick = connection_module.native.IedConnection_tick
+
+    def blocking(handle: int) -> bool:
+        if stuck.is_set():
+            released.wait(10)
+        return bool(tick(handle))
+
+    class Native:
+        def __getattr__(self, name: str) -> object:
+            return blocking if name == "IedConnection_tick" else getattr(connection_native, name)
+
+    connection_native = connection_module.native
+    monkeypatch.setattr(connection_module, "native", Native())
+    watch = Watch()
+    async with Iec61850Bay(still=True) as sim:
+        try:
+            async with driving(device(sim.port, POINTS), watch) as (_, task):
+                stuck.set()
+                with pytest.raises(LinkLost, match="libiec61850 does not return"):
+                    await asyncio.wait_for(task, 8)
+        finally:
+            released.set()
+        await until(lambda: not threads())
