@@ -118,7 +118,7 @@ def _target(text: str, given: dict[str, str], *, readback: bool, defaults: Defau
     address = parse_place(text, defaults.order)
     table = address.table
     if not table.writable:
-        raise CommandError(f"found {shown(text)}; an {NAMES[table]} cannot be written, a coil or holding register can")
+        raise CommandError(f"found {shown(text)}; {NAMES[table]}s cannot be written, coils and holding registers can")
     if address.bits is not None:
         raise CommandError(
             f"found {shown(text)}; a bit cannot be written without its neighbours, a coil or a whole register can"
