@@ -87,6 +87,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "MmsVariableSpecification_getName": (c_char_p, (pointer,)),
     "MmsVariableSpecification_getSize": (c_int, (pointer,)),
     "MmsVariableSpecification_getChildSpecificationByIndex": (pointer, (pointer, c_int)),
+    "MmsValue_encodeMmsData": (c_int, (pointer, pointer, c_int, c_bool)),
     "MmsValue_getType": (c_int, (pointer,)),
     "MmsValue_getArraySize": (c_uint32, (pointer,)),
     "MmsValue_getElement": (pointer, (pointer, c_int)),
@@ -133,6 +134,11 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 }
 
 
+_SHORT = ("MmsValue_", "MmsVariableSpecification_get", "LinkedList_get")
+"""Functions that only look at memory: called with the GIL held. To give it away for each of them would hand it to the
+other threads for a whole switch interval at a time."""
+
+
 def find() -> Path:
     """The path of the shared object in the installed wheel. Raises ImportError naming what is missing."""
     try:
@@ -146,10 +152,12 @@ def find() -> Path:
 
 def load() -> ctypes.CDLL:
     """The library with every prototype declared. Raises ImportError for another version than VERSION."""
-    library = ctypes.CDLL(str(find()))
+    path = str(find())
+    library, holding = ctypes.CDLL(path), ctypes.PyDLL(path)
     for name, (result, arguments) in _PROTOTYPES.items():
-        function = getattr(library, name)
+        function = getattr(holding if name.startswith(_SHORT) else library, name)
         function.restype, function.argtypes = result, arguments
+        setattr(library, name, function)
     version = library.LibIEC61850_getVersionString()
     if version != VERSION:
         raise ImportError(f"libiec61850 {version.decode()} found; {VERSION.decode()} is needed")

@@ -13,6 +13,7 @@ from gatewayd.points import quality as q
 from gatewayd.points.types import Kind, PointSpec, Sample
 from gatewayd.protocols.iec61850 import quality, values
 from gatewayd.protocols.iec61850.address import Address, AddressError, parse, split_item
+from gatewayd.protocols.iec61850.quick import Quick, compile_quick
 from gatewayd.protocols.iec61850.values import AccessError, Node
 
 LayoutOf = Callable[[str, str], Node | None]
@@ -54,19 +55,21 @@ class Place(NamedTuple):
 
 
 class Extract(NamedTuple):
-    """A point within one value: positions of value, quality and time."""
+    """A point within one value: positions of value, quality and time; and a short cut where there is one."""
 
     row: int
     value: tuple[int, ...]
     quality: tuple[int, ...] | None
     stamp: tuple[int, ...] | None
+    quick: Quick | None = None
 
 
 class Part(NamedTuple):
-    """One piece of a point whose value, q and t are members of their own."""
+    """One piece of a point: the member it is in, its place there, and which part of the object the member is."""
 
     member: int
     path: tuple[int, ...]
+    base: tuple[str, ...]
 
 
 class Split(NamedTuple):
@@ -161,7 +164,13 @@ def _extract(place: Place, base: tuple[str, ...], node: Node) -> Extract:
 
     value = below(place.value)
     assert value is not None
-    return Extract(place.row, value, below(place.quality), below(place.stamp))
+    return _compiled(node, Extract(place.row, value, below(place.quality), below(place.stamp)))
+
+
+def _compiled(node: Node, extract: Extract) -> Extract:
+    """With its short cut; node: the type of the value the extract is in."""
+    quick = compile_quick(extract.row, node, extract.value, extract.quality, extract.stamp)
+    return extract._replace(quick=quick)
 
 
 def data_set(members: Sequence[tuple[str, str]], places: Iterable[Place]) -> DataSetMap:
@@ -186,8 +195,10 @@ def data_set(members: Sequence[tuple[str, str]], places: Iterable[Place]) -> Dat
         rows.add(place.row)
         stamp, mark = (_part(place, path, candidates) for path in (place.stamp, place.quality))
         if all(part is None or part.member == value.member for part in (stamp, mark)):
-            paths = (part.path if part is not None else None for part in (mark, stamp))
-            whole[value.member].append(Extract(place.row, value.path, *paths))
+            marked, stamped = (part.path if part is not None else None for part in (mark, stamp))
+            node = place.root.walk(value.base)
+            assert node is not None
+            whole[value.member].append(_compiled(node, Extract(place.row, value.path, marked, stamped)))
         else:
             split.append(Split(place.row, value, mark, stamp))
     return DataSetMap(len(members), tuple(map(tuple, whole)), tuple(split), frozenset(rows), unknown)
@@ -203,7 +214,7 @@ def _part(place: Place, path: tuple[str, ...] | None, candidates: list[tuple[int
     depth, index, base = max(held)
     node = place.root.walk(base)
     assert node is not None
-    return Part(index, node.indices(path[depth:]))
+    return Part(index, node.indices(path[depth:]), base)
 
 
 # extracting
@@ -221,7 +232,14 @@ def sample(row: int, value: object, bits: int | None, stamp: bytes | None, recei
 
 def take(extract: Extract, structure: int | None, received_ns: int) -> Sample:
     """The sample of one point within a value of the IED."""
-    row, value, mark, stamp = extract
+    quick = extract.quick
+    made = quick.take(structure, received_ns) if quick is not None and structure else None
+    return made or take_long(extract, structure, received_ns)
+
+
+def take_long(extract: Extract, structure: int | None, received_ns: int) -> Sample:
+    """The same by looking at each part, for values of any form."""
+    row, value, mark, stamp, _ = extract
     follow = values.follow
     return sample(
         row,

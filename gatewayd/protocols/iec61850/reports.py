@@ -10,10 +10,11 @@ from enum import IntFlag
 from typing import Any, NamedTuple
 
 from gatewayd.points.types import Sample
-from gatewayd.protocols.iec61850 import mapping, values
+from gatewayd.protocols.iec61850 import mapping, quick, values
 from gatewayd.protocols.iec61850.address import BlockName
 from gatewayd.protocols.iec61850.lib import native
 from gatewayd.protocols.iec61850.mapping import DataSetMap, Part, Split
+from gatewayd.protocols.iec61850.quick import Octets
 
 LONGEST_ENTRY_ID = 64
 _element = native.MmsValue_getElement
@@ -43,6 +44,8 @@ class Trigger(IntFlag):
     INTERROGATION = 1 << 5
 
 
+REASON_BITS = 6
+_INTERROGATION = int(Trigger.INTERROGATION)
 CHANGED = int(Trigger.DATA_CHANGE | Trigger.QUALITY_CHANGE | Trigger.DATA_UPDATE)
 
 
@@ -51,7 +54,11 @@ class MalformedReportError(Exception):
 
 
 class Report(NamedTuple):
-    """One report, or one segment. elements: member, MmsValue*, reason (0 where the IED gives none)."""
+    """One report, or one segment.
+
+    elements: of each member that is there its index, where it stands in `octets`, and the reason (0: none given)
+    first:    position of the first member's value among the report's fields, for its MmsValue*
+    """
 
     rpt_id: str
     sequence: int | None
@@ -63,6 +70,14 @@ class Report(NamedTuple):
     data_set: str
     size: int
     elements: list[tuple[int, int, int]]
+    octets: Octets
+    values: int
+    first: int
+
+    def pointer(self, position: int) -> int | None:
+        """The MmsValue* of the element at a position of `elements`."""
+        found = _element(self.values, self.first + position)
+        return int(found) if found else None
 
 
 def rpt_id_of(report: int) -> str:
@@ -93,10 +108,66 @@ def parse(report: int, size: int) -> Report:
     included = fields.inclusion(size)
     if flags & OptFlds.DATA_REFERENCE:
         fields.skip(len(included))
-    pointers = [fields.pointer("a value") for _ in included]
-    reasons = [fields.reason() for _ in included] if flags & OptFlds.REASON else [0] * len(included)
-    elements = list(zip(included, pointers, reasons, strict=True))
-    return Report(rpt_id, sequence, sub_sequence, more, entry_id, overflow, conf_rev, data_set, size, elements)
+    first = fields.at
+    octets = quick.encode(report)
+    try:
+        places, at = _places(octets, first, len(included))
+        reasons = _reasons(octets, at, len(included)) if flags & OptFlds.REASON else [0] * len(included)
+    except IndexError:
+        raise MalformedReportError("values or reasons are missing") from None
+    elements = list(zip(included, places, reasons, strict=True))
+    return Report(
+        rpt_id,
+        sequence,
+        sub_sequence,
+        more,
+        entry_id,
+        overflow,
+        conf_rev,
+        data_set,
+        size,
+        elements,
+        octets,
+        report,
+        first,
+    )
+
+
+def _places(octets: Octets, first: int, count: int) -> tuple[list[int], int]:
+    """Where each value begins, and where the reasons do."""
+    at = octets.inside(0)
+    for _ in range(first):
+        at = _next(octets, at)
+    places = []
+    for _ in range(count):
+        places.append(at)
+        at = _next(octets, at)
+    return places, at
+
+
+def _next(octets: Octets, at: int) -> int:
+    if at >= octets.size:
+        raise IndexError(at)
+    return octets.next(at)
+
+
+def _reasons(octets: Octets, at: int, count: int) -> list[int]:
+    reasons = []
+    for _ in range(count):
+        reason = octets.bit_string(at, REASON_BITS) if at < octets.size else None
+        if reason is None:
+            reason = _long_reason(octets, at)
+        reasons.append(reason)
+        at = _next(octets, at)
+    return reasons
+
+
+def _long_reason(octets: Octets, at: int) -> int:
+    """A reason of another size than 8-1 gives it (edition 1 and others): up to 7 bits in one octet."""
+    for size in range(1, 9):
+        if at < octets.size and (reason := octets.bit_string(at, size)) is not None:
+            return reason
+    raise MalformedReportError("no reason for inclusion")
 
 
 class _Fields:
@@ -104,16 +175,16 @@ class _Fields:
 
     def __init__(self, report: int) -> None:
         self._report = report
-        self._at = 0
+        self.at = 0
 
     def skip(self, count: int = 1) -> None:
-        self._at += count
+        self.at += count
 
     def pointer(self, what: str) -> int:
-        element = _element(self._report, self._at)
+        element = _element(self._report, self.at)
         if not element:
             raise MalformedReportError(f"{what} is missing")
-        self._at += 1
+        self.at += 1
         return int(element)
 
     def take(self, kind: type[Any], what: str) -> Any:
@@ -133,12 +204,6 @@ class _Fields:
             return list(range(size))
         is_set = native.MmsValue_getBitStringBit
         return [index for index in range(size) if is_set(pointer, index)]
-
-    def reason(self) -> int:
-        pointer = self.pointer("a reason")
-        if native.MmsValue_getType(pointer) != values.BIT_STRING or native.MmsValue_getBitStringSize(pointer) > 32:
-            raise MalformedReportError("no reason for inclusion")
-        return int(native.MmsValue_getBitStringAsInteger(pointer))
 
 
 class Assembled(NamedTuple):
@@ -192,20 +257,22 @@ class Assembler:
 
     def _take(self, report: Report, received_ns: int) -> None:
         members = self.map.whole
-        take = mapping.take
-        here: dict[int, tuple[int, int]] = {}
-        for index, pointer, reason in report.elements:
-            if reason & Trigger.INTERROGATION:
+        octets = report.octets
+        here: dict[int, tuple[int | None, int]] = {}
+        for position, (index, place, reason) in enumerate(report.elements):
+            if reason & _INTERROGATION:
                 self._interrogated = True
             into = self._changed if reason & CHANGED else self._static
             for extract in members[index]:
-                into.append(take(extract, pointer, received_ns))
+                short = extract.quick
+                made = short.at(octets, place, received_ns) if short is not None else None
+                into.append(made or mapping.take_long(extract, report.pointer(position), received_ns))
             if self.map.split:
-                here[index] = (pointer, reason)
+                here[index] = (report.pointer(position), reason)
         for spread in self.map.split:
             self._take_split(spread, here, received_ns)
 
-    def _take_split(self, spread: Split, here: dict[int, tuple[int, int]], received_ns: int) -> None:
+    def _take_split(self, spread: Split, here: dict[int, tuple[int | None, int]], received_ns: int) -> None:
         """A point whose parts are members of their own: what did not come with it is as it was, except the time."""
         value, mark, stamp = spread.value, spread.quality, spread.stamp
         reasons = 0
@@ -231,7 +298,10 @@ class Assembler:
         count = native.MmsValue_getArraySize(data_set)
         if count != self.map.size:
             raise MalformedReportError(f"a data set of {count} members; its directory has {self.map.size}")
-        elements = [(i, int(_element(data_set, i) or 0), int(Trigger.INTEGRITY)) for i in range(count)]
-        self._take(Report("", None, 0, False, b"", False, None, "", count, elements), received_ns)
+        octets = quick.encode(data_set)
+        places, _ = _places(octets, 0, count)
+        elements = [(i, place, int(Trigger.INTEGRITY)) for i, place in enumerate(places)]
+        read = Report("", None, 0, False, b"", False, None, "", count, elements, octets, data_set, 0)
+        self._take(read, received_ns)
         static, self._static = self._static, []
         return static
