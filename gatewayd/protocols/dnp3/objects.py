@@ -35,6 +35,7 @@ _SIZES = {
 _PACKED = {(1, 1): 1, (10, 1): 1, (3, 1): 2}
 """Bits of each object where they are packed."""
 _RELATIVE = ((2, 3), (4, 3))
+_TIMES = (50, 51, 52)
 
 _PLAIN: dict[tuple[int, ...], dict[int, int]] = {
     (2, 4, 11): {1: 2},
@@ -108,14 +109,16 @@ class Lost(NamedTuple):
     events: bool
 
 
-def not_understood(data: bytes) -> Lost:
-    """What is to blame where opendnp3 rejected a whole fragment."""
+def not_understood(data: bytes) -> Lost | None:
+    """What is to blame where opendnp3 took nothing of a fragment; None where there was nothing to take (only times)."""
     headers = list(walk(data))
     culprit = next((header for header in headers if header.size is None), None)
+    if culprit is not None:
+        return Lost(f"object {culprit}", events=True)  # what comes after it cannot be seen
+    if all(header.group in _TIMES for header in headers):
+        return None
     known = ", ".join(str(header) for header in headers[:4])
-    if culprit is None:
-        return Lost(f"objects {known}", any(header.group in EVENT_GROUPS for header in headers))
-    return Lost(f"object {culprit}", True)  # what comes after it cannot be seen
+    return Lost(f"objects {known}", any(header.group in EVENT_GROUPS for header in headers))
 
 
 def without_common_time(data: bytes) -> Lost | None:
@@ -125,5 +128,5 @@ def without_common_time(data: bytes) -> Lost | None:
         if header.group == 51:
             common = header.objects == 1
         elif (header.group, header.variation) in _RELATIVE and header.objects and not common:
-            return Lost(f"object {header} without a common time of occurrence (g51)", True)
+            return Lost(f"object {header} without a common time of occurrence (g51)", events=True)
     return None

@@ -1,0 +1,53 @@
+"""What a driver knows of its outstation beyond one connection: counters, what was told, what the device cannot do."""
+
+from __future__ import annotations
+
+import structlog
+
+from gatewayd.protocols.dnp3.repeats import Mark
+
+log = structlog.get_logger("dnp3")
+
+COUNTERS = (
+    "connections", "fragments", "unsolicited", "values", "events", "unknown_indexes", "other_objects",
+    "not_understood", "overflows", "restarts", "gaps", "repeats_dropped", "repeats_marked", "requests",
+    "response_timeouts", "failed_requests", "integrity_polls", "event_polls", "time_syncs", "commands",
+    "frames_stopped", "garbage_octets", "callback_errors", "waits_for_disk",
+)  # fmt: skip
+
+
+class Memory:
+    """Of one outstation.
+
+    contacted:       it has answered before, now or in an earlier run
+    last, unsure:    the mark of the events that are on disk; of those that may be there or not
+    calm_ns:         UTC of its last answer that left nothing waiting in its buffers
+    restart_told, overflow_told: the gap record for the indication that still stands has been made
+    wanted_times:    event variations to ask for, because it sends those events without time
+    times_refused, time_refused: it does not answer such requests; does not take the time
+    ignored:         functions it does not answer at all, so they are not asked for again
+    class_0_refused: its class 0 cannot be read; each type is read by itself
+    extra_types:     types that are not in its class 0
+    """
+
+    def __init__(self) -> None:
+        self.counts = dict.fromkeys(COUNTERS, 0)
+        self.contacted = False
+        self.last: Mark | None = None
+        self.unsure: Mark | None = None
+        self.calm_ns: int | None = None
+        self.restart_told = False
+        self.overflow_told = False
+        self.wanted_times: set[tuple[int, int]] = set()
+        self.times_refused = False
+        self.time_refused = False
+        self.ignored: set[int] = set()
+        self.class_0_refused = False
+        self.extra_types: set[str] = set()
+        self._said: set[str] = set()
+
+    def say_once(self, key: str, event: str, **what: object) -> None:
+        """A warning, the first time only."""
+        if key not in self._said:
+            self._said.add(key)
+            log.warning(event, **what)

@@ -1,0 +1,219 @@
+"""The gateway's own end towards the field: a TCP connection, a TLS session or a serial line, as one kind of thing.
+
+opendnp3 never opens any of them: it talks to `line.py` on the loopback. So TLS, serial lines and TCP end for causes
+people understand, and nothing reaches a device that the gate has not seen.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Protocol
+
+import serial  # type: ignore[import-untyped]
+
+from gatewayd.protocols import tls
+from gatewayd.protocols.device import Device, Serial, Tls
+from gatewayd.protocols.driver import DeviceFault, LinkLost
+
+Received = Callable[[bytes], None]
+Lost = Callable[[str], None]
+LARGEST_READ = 65536
+
+
+class Wire(Protocol):
+    """An open transport. What comes in goes to `received`; its end, once and with the cause, to `lost`."""
+
+    def write(self, data: bytes) -> None:
+        """Send in order; after the end nothing happens."""
+
+    def pause(self) -> None:
+        """Take nothing in for a while."""
+
+    def resume(self) -> None:
+        """Take in again."""
+
+    def close(self) -> None:
+        """End it at once, whatever waits to go out; `lost` is not called any more."""
+
+
+async def open_wire(device: Device, received: Received, lost: Lost, *, within_s: float, unanswered_s: float) -> Wire:
+    """Open a device's transport. Raises LinkLost with the cause, DeviceFault where a file or setting is wrong.
+
+    unanswered_s: a TCP connection that is not acknowledged for so long is given up by the kernel
+    """
+    if device.serial is not None:
+        return SerialWire(device.serial, received, lost)
+    context = _context(device.tls) if device.tls is not None else None
+    where = f"{device.host} port {device.port}"
+    wire = SocketWire(received, lost)
+    loop = asyncio.get_running_loop()
+    name = tls.server_name(device.tls, device.host) if device.tls is not None else None
+    try:
+        async with asyncio.timeout(within_s):
+            await loop.create_connection(
+                lambda: wire, device.host, device.port, ssl=context, server_hostname=name, happy_eyeballs_delay=0.25
+            )
+    except TimeoutError:
+        doing = "no connection and TLS handshake with" if context else "no connection to"
+        raise LinkLost(f"{doing} {where} within {within_s:g} s") from None
+    except (OSError, ssl.CertificateError) as error:
+        raise LinkLost(f"no connection to {where}: {cause(error)}") from error
+    wire.set_unanswered(unanswered_s)
+    return wire
+
+
+def _context(settings: Tls) -> ssl.SSLContext:
+    try:
+        return tls.client_context(settings)
+    except (OSError, ValueError) as error:
+        raise DeviceFault(f"tls: a file cannot be used: {cause(error)}") from error
+
+
+def cause(error: Exception) -> str:
+    """An error of the transport, for people."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"TLS: the device's certificate is not accepted: {error.verify_message or error}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS: {(error.reason or str(error)).lower().replace('_', ' ')}"
+    if isinstance(error, socket.gaierror):
+        return f"the name cannot be resolved: {error.strerror}"
+    if isinstance(error, ConnectionRefusedError):
+        return "refused"
+    if isinstance(error, OSError) and error.errno is not None:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__
+
+
+class SocketWire(asyncio.Protocol):
+    """TCP, with or without TLS."""
+
+    def __init__(self, received: Received, lost: Lost) -> None:
+        self._received = received
+        self._lost = lost
+        self._transport: asyncio.Transport | None = None
+        self._closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def set_unanswered(self, seconds: float) -> None:
+        """TCP_USER_TIMEOUT: what was sent and not acknowledged, a command perhaps, dies with the connection."""
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(seconds * 1000))
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._closed:
+            self._received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._closed:
+            self._closed = True
+            self._lost(f"the connection broke: {cause(exc)}" if exc is not None else "the device closed the connection")
+
+    def write(self, data: bytes) -> None:
+        if not self._closed and self._transport is not None:
+            self._transport.write(data)
+
+    def pause(self) -> None:
+        if not self._closed and self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if not self._closed and self._transport is not None:
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        self._closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+
+_PARITY = {"none": serial.PARITY_NONE, "even": serial.PARITY_EVEN, "odd": serial.PARITY_ODD}
+
+
+class SerialWire:
+    """A serial line, opened for us alone."""
+
+    def __init__(self, settings: Serial, received: Received, lost: Lost) -> None:
+        self._received = received
+        self._lost = lost
+        self._loop = asyncio.get_running_loop()
+        self._waiting = bytearray()
+        try:
+            self._port = serial.Serial(
+                settings.port,
+                settings.baud,
+                parity=_PARITY[settings.parity],
+                stopbits=settings.stop_bits,
+                timeout=0,
+                exclusive=True,
+            )
+        except serial.SerialException as error:
+            why = os.strerror(error.errno) if error.errno else str(error)
+            raise LinkLost(f"{settings.port} cannot be opened: {why}") from error
+        except (ValueError, OverflowError) as error:
+            raise DeviceFault(f"{settings.port} does not take these settings: {error}") from error
+        self._fd: int = self._port.fileno()
+        self._closed = False
+        self._loop.add_reader(self._fd, self._readable)
+
+    def _readable(self) -> None:
+        try:
+            data = os.read(self._fd, LARGEST_READ)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._broke(cause(error))
+            return
+        if data:
+            self._received(data)
+        else:
+            self._broke("the port is gone")
+
+    def _broke(self, why: str) -> None:
+        if not self._closed:
+            self.close()
+            self._lost(f"the serial line broke: {why}")
+
+    def write(self, data: bytes) -> None:
+        if self._closed:
+            return
+        if not self._waiting:
+            self._loop.add_writer(self._fd, self._writable)
+        self._waiting += data
+
+    def _writable(self) -> None:
+        try:
+            del self._waiting[: os.write(self._fd, self._waiting)]
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._broke(cause(error))
+            return
+        if not self._waiting:
+            self._loop.remove_writer(self._fd)
+
+    def pause(self) -> None:
+        if not self._closed:
+            self._loop.remove_reader(self._fd)
+
+    def resume(self) -> None:
+        if not self._closed:
+            self._loop.add_reader(self._fd, self._readable)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+        self._port.close()
