@@ -22,6 +22,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     in_position:           `refuse` a command to where the switch already is, or `allow` it
     rights_file:           operators, roles, areas and keys; without one every operator the broker lets in may control
     require_signature:     every request must carry an Ed25519 signature of its operator
+    audit_records:         audit records kept at most (and never more than a quarter of the journal)
     """
 
     request_window_s: float = 60.0
@@ -40,6 +41,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     in_position: str = "refuse"
     rights_file: str = ""
     require_signature: bool = False
+    audit_records: int = 100_000
 
 
 _LIMITS: dict[str, tuple[float, float]] = {
@@ -56,6 +58,7 @@ _LIMITS: dict[str, tuple[float, float]] = {
     "rate_burst": (1, 10_000),
     "refusals_per_s": (0.1, 10_000),
     "refusals_burst": (1, 10_000),
+    "audit_records": (2048, 10_000_000),
 }
 
 

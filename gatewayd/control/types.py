@@ -22,7 +22,8 @@ class Native(NamedTuple):
 class Control(msgspec.Struct, frozen=True, kw_only=True):
     """One command for one output, as the driver gets it.
 
-    id:           the requester's transaction id, in every log line
+    id:           operator and transaction id of the request (`alice/6f2c6a0e`), in every log line: two operators may
+                  choose the same transaction id, and later steps are told by this one
     point:        row of the commanded point
     value:        raw: True/False for two-state outputs (closed, on, raise = True), a number for setpoints
     operator:     goes out as orIdent where the protocol has one
@@ -144,7 +145,12 @@ class Result(StrEnum):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer to one request. The MQTT side turns it into topics and JSON; `select_id` goes to the asker only."""
+    """One answer to one request. The MQTT side turns it into topics and JSON; `select_id` goes to the asker only.
+
+    duplicate: the stored answer to a request that came before, said again
+    late:      what became known after the outcome, which stays as it is; restart: said after a restart of the gateway
+    detail:    for people: what was found and what is allowed; tag: the id of a tag or inhibit that was set
+    """
 
     operator: str
     tx: str
@@ -160,6 +166,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     late: bool = False
     restart: bool = False
     detail: str = ""
+    tag: str = ""
     time_ns: int = 0
     value: Value = None
     reply_to: ReplyTo | None = None

@@ -17,6 +17,19 @@ _SIZES = (1, 8, 32, 128, MAX_ROWS)
 WAL_LIMIT = 16 * 1024 * 1024
 PAGE = 4096
 
+CONTROL_TABLES = """
+CREATE TABLE IF NOT EXISTS requests(operator TEXT NOT NULL, tx TEXT NOT NULL, stage TEXT NOT NULL, point TEXT NOT NULL,
+                    received_ns INTEGER NOT NULL, open INTEGER NOT NULL, told INTEGER NOT NULL, body BLOB NOT NULL,
+                    outcome BLOB, PRIMARY KEY(operator, tx)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS requests_open ON requests(open) WHERE open > 0;
+CREATE INDEX IF NOT EXISTS requests_untold ON requests(told) WHERE told = 0;
+CREATE INDEX IF NOT EXISTS requests_age ON requests(received_ns);
+CREATE TABLE IF NOT EXISTS tags(id TEXT PRIMARY KEY, body BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tag_keys(key TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS audit_trail(n INTEGER PRIMARY KEY, record BLOB NOT NULL, hash BLOB NOT NULL);
+"""
+"""Requests of operators, tags and the audit trail; see `store.commands` and `store.audit`."""
+
 _TABLES = f"""
 CREATE TABLE events(seq INTEGER PRIMARY KEY, recorded_ns INTEGER NOT NULL, time_ns INTEGER NOT NULL,
                     type TEXT NOT NULL, device TEXT NOT NULL, payload BLOB NOT NULL);
@@ -25,6 +38,7 @@ CREATE TABLE image(point TEXT PRIMARY KEY, value BLOB NOT NULL, quality INTEGER 
 CREATE TABLE cursors(device TEXT NOT NULL, source TEXT NOT NULL, data BLOB NOT NULL,
                      PRIMARY KEY(device, source)) WITHOUT ROWID;
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+{CONTROL_TABLES}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
