@@ -118,6 +118,7 @@ class Line:
             except TimeoutError:
                 raise LinkLost("opendnp3 did not connect to its loopback") from None
         self._loopback, _ = await loop.connect_accepted_socket(lambda: _Loopback(self), sock)
+        self.resume()
 
     # octets
     def _received(self, data: bytes) -> None:

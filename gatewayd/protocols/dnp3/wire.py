@@ -26,7 +26,10 @@ LARGEST_READ = 65536
 
 
 class Wire(Protocol):
-    """An open transport. What comes in goes to `received`; its end, once and with the cause, to `lost`."""
+    """An open transport. What comes in goes to `received`; its end, once and with the cause, to `lost`.
+
+    It begins paused: an outstation may speak before there is anybody to listen.
+    """
 
     def write(self, data: bytes) -> None:
         """Send in order; after the end nothing happens."""
@@ -100,6 +103,7 @@ class SocketWire(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
+        transport.pause_reading()
         self._transport = transport
 
     def set_unanswered(self, seconds: float) -> None:
@@ -164,7 +168,6 @@ class SerialWire:
             raise DeviceFault(f"{settings.port} does not take these settings: {error}") from error
         self._fd: int = self._port.fileno()
         self._closed = False
-        self._loop.add_reader(self._fd, self._readable)
 
     def _readable(self) -> None:
         try:
