@@ -30,12 +30,13 @@ class Built(NamedTuple):
     """of the key that signed; empty: not signed"""
 
 
-def make(root: Path, out: Path, *, python: Path, cache: Path, key: Path | None = None) -> Built:
+def make(root: Path, out: Path, *, python: Path, cache: Path, key: Path | None = None, squeeze: int = 6) -> Built:
     """Build everything from the project at `root` into `out`. Raises BuildError.
 
     python: the system's interpreter the package will run with
     cache: a folder where downloaded wheels stay
     key: Ed25519, to sign with
+    squeeze: 0 to 9, how hard the package is compressed
     """
     target = wheels.target(python)
     if key is not None:
@@ -67,7 +68,9 @@ def make(root: Path, out: Path, *, python: Path, cache: Path, key: Path | None =
             sbom=documents["cdx.json"],
             licences=documents["licences.txt"],
         )
-        package = deb.build(work / "tree", work / "source", done, version=version, epoch=epoch, needs=needs)
+        package = deb.build(
+            work / "tree", work / "source", done, version=version, epoch=epoch, needs=needs, squeeze=squeeze
+        )
         for suffix, text in documents.items():
             (done / f"{package.stem}.{suffix}").write_text(text)
         released = sums.write_sums(sorted(done.iterdir()), done)
@@ -93,9 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--python", type=Path, default=Path("/usr/bin/python3"), help="the system's Python")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "wheels", help="folder of downloaded wheels")
     parser.add_argument("--sign-key", type=Path, help="Ed25519 key, PEM, mode 0600; never in the repository")
+    parser.add_argument("--squeeze", type=int, choices=range(10), default=6, help="how hard the .deb is compressed (6)")
     given = parser.parse_args(arguments)
     try:
-        built = make(ROOT, given.out, python=given.python, cache=given.cache, key=given.sign_key)
+        built = make(ROOT, given.out, python=given.python, cache=given.cache, key=given.sign_key, squeeze=given.squeeze)
     except BuildError as error:
         print(f"the build ends: {error}", file=sys.stderr)
         return 1

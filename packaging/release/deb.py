@@ -55,7 +55,7 @@ def depends(tree: Path, target: Target) -> str:
     return ", ".join([python, "systemd", *([libraries[1]] if libraries else [])])
 
 
-def build(tree: Path, source: Path, out: Path, *, version: str, epoch: int, needs: str) -> Path:
+def build(tree: Path, source: Path, out: Path, *, version: str, epoch: int, needs: str, squeeze: int = 6) -> Path:
     """Write the package file. `tree` gets its control data and normal modes and times."""
     control = tree / CONTROL
     payload = sorted(path for path in tree.rglob("*") if not path.is_relative_to(control))
@@ -78,7 +78,7 @@ def build(tree: Path, source: Path, out: Path, *, version: str, epoch: int, need
     path = out / f"gatewayd_{version}_{fields['ARCHITECTURE']}.deb"
     # One thread: xz writes other bytes with several.
     same = {"SOURCE_DATE_EPOCH": str(epoch), "DPKG_DEB_THREADS_MAX": "1"}
-    run(["dpkg-deb", "--root-owner-group", "-Zxz", "--build", tree, path], env=same)
+    run(["dpkg-deb", "--root-owner-group", "-Zxz", f"-z{squeeze}", "--build", tree, path], env=same)
     return path
 
 

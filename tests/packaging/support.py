@@ -1,0 +1,118 @@
+"""One build for all tests of a run, and the same once more under other circumstances."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGING = ROOT / "packaging"
+CACHE = ROOT / "build" / "wheels"
+LONG = bool(os.environ.get("GATEWAYD_LONG"))
+"""Also what takes minutes: `make package` sets it."""
+
+
+class Build(NamedTuple):
+    """The folder with everything that was made."""
+
+    folder: Path
+
+    def only(self, pattern: str) -> Path:
+        (path,) = self.folder.glob(pattern)
+        return path
+
+    @property
+    def deb(self) -> Path:
+        return self.only("*.deb")
+
+    @property
+    def wheel(self) -> Path:
+        return self.only("*.whl")
+
+    @property
+    def sdist(self) -> Path:
+        return self.only("*.tar.gz")
+
+
+def scratch(name: str) -> Path:
+    """A folder that other users may enter, gone at the end of the run."""
+    folder = Path(tempfile.mkdtemp(prefix=f"gatewayd-{name}-"))
+    folder.chmod(0o755)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def start_build(root: Path, out: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+    """`python -m release` of the project at `root`."""
+    command = [sys.executable, "-m", "release", "--out", str(out), "--cache", str(CACHE), *words]
+    env = {**os.environ, "PYTHONPATH": str(root / "packaging"), **environment}
+    return subprocess.Popen(command, cwd=out, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(build: subprocess.Popen[str], out: Path) -> Build:
+    said, _ = build.communicate()
+    assert build.returncode == 0, said
+    return Build(out)
+
+
+def copy_of_source(target: Path, *, version: str = "") -> Path:
+    """The project's files somewhere else, without git; with another version where one is given."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False).stdout.decode()
+    names = [name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+    if not names:  # an unpacked sdist
+        shutil.copytree(
+            ROOT, target, ignore=shutil.ignore_patterns(".venv", "build", "dist", "__pycache__", ".*_cache")
+        )
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target / name)
+    if version:
+        module = target / "gatewayd" / "__init__.py"
+        lines = module.read_text().splitlines(keepends=True)
+        changed = [f'__version__ = "{version}"\n' if line.startswith("__version__") else line for line in lines]
+        module.write_text("".join(changed))
+    return target
+
+
+@functools.cache
+def epoch() -> str:
+    """What both builds take as the time of the source: of the last commit, or fixed outside of git."""
+    shown = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=ROOT, capture_output=True, text=True, check=False)
+    return shown.stdout.strip() or "1700000000"
+
+
+@functools.cache
+def builds() -> tuple[Build, Build]:
+    """Two builds at once: one as it comes, one from another folder, by other modes, language, zone and hash seed."""
+    folder = scratch("build")
+    outs = folder / "first", folder / "second"
+    for out in outs:
+        out.mkdir()
+    other = copy_of_source(folder / "elsewhere")
+    for path in other.rglob("*"):
+        path.chmod(0o700 if path.is_dir() or os.access(path, os.X_OK) else 0o600)
+    quick = ("--squeeze", "0")
+    first = start_build(ROOT, outs[0], *quick, SOURCE_DATE_EPOCH=epoch())
+    strange = {"LC_ALL": "C", "TZ": "Pacific/Auckland", "PYTHONHASHSEED": "77", "HOME": str(folder)}
+    before = os.umask(0o077)
+    try:
+        second = start_build(other, outs[1], *quick, SOURCE_DATE_EPOCH=epoch(), **strange)
+    finally:
+        os.umask(before)
+    return finish(first, outs[0]), finish(second, outs[1])
+
+
+@functools.cache
+def unpacked() -> Path:
+    """The first build's Debian package as `dpkg-deb -x` lays it out."""
+    folder = scratch("root")
+    subprocess.run(["dpkg-deb", "-x", str(builds()[0].deb), str(folder)], check=True)
+    folder.chmod(0o755)
+    return folder
