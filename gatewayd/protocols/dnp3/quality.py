@@ -42,13 +42,13 @@ COMMON = {kind: tuple(common(kind, flags) for flags in range(256)) for kind in _
 
 ALWAYS_ABSENT = (ABSENT,) * 256
 
-NO_FLAGS = frozenset({(3, 1), (20, 5), (20, 6), (21, 9), (21, 10), (30, 3), (30, 4), (110, -1), (111, -1)})
-"""Objects without a flag octet; packed binaries (g1v1, g10v1) are not among them: they imply the nominal flags."""
+NO_FLAGS = frozenset({(3, 1), (20, 5), (20, 6), (21, 9), (21, 10), (30, 3), (30, 4)})
+"""Objects without a flag octet, octet strings apart; packed binaries (g1v1, g10v1) imply the nominal flags."""
 
 
 def table(kind: str, group: int, variation: int) -> tuple[int, ...]:
     """The quality of each flag octet for an object; opendnp3 puts ONLINE where an object has no flags."""
-    return ALWAYS_ABSENT if (group, variation) in NO_FLAGS else COMMON[kind]
+    return ALWAYS_ABSENT if kind == "OS" or (group, variation) in NO_FLAGS else COMMON[kind]
 
 
 # ---- time

@@ -132,7 +132,7 @@ class Session:
             )
             if fragment.lost.events:
                 self._gap(f"not understood, events may be lost: {fragment.lost.what}")
-        if not fragment.unsolicited:
+        if self._options.event_times and not fragment.unsolicited:
             self._memory.wanted_times |= fragment.untimed
         for part in fragment.parts:
             counts["values"] += len(part.samples)

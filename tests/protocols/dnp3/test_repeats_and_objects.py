@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from py1815 import objects as reference
+from py1815.application import parse_object_blocks
+
+from gatewayd.points import quality as q
+from gatewayd.points.types import Sample
+from gatewayd.protocols.dnp3 import repeats
+from gatewayd.protocols.dnp3.objects import TIMED, not_understood, walk, without_common_time
+from tests.protocols.dnp3.outstation import indexed, packed, ranged, time48
+
+CODES = {row: 100 + row for row in range(10)}
+
+
+def event(row: int, value: float | bool, time_ns: int = 5, quality: int = 0) -> Sample:
+    return Sample(row, value, quality, 1, time_ns)
+
+
+OLD = [event(0, True, 1), event(1, 2.5, 2)]
+
+
+def test_a_mark_goes_through_a_cursor() -> None:
+    mark = repeats.mark(OLD, CODES)
+    assert mark.events == 2
+    assert repeats.decode(mark.encode()) == mark
+    assert len(mark.encode()) == 20
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 19, b"x" * 21])
+def test_a_cursor_that_is_none_of_ours(data: bytes) -> None:
+    assert repeats.decode(data) is None
+
+
+def test_the_same_events_again() -> None:
+    mark = repeats.mark(OLD, CODES)
+    assert repeats.known(OLD, mark, CODES, fresh=False) == 2
+    assert repeats.known(OLD, mark, CODES, fresh=True) == 2
+
+
+def test_after_a_reconnect_new_events_may_follow_the_old_ones() -> None:
+    mark = repeats.mark(OLD, CODES)
+    more = [*OLD, event(0, False, 3)]
+    assert repeats.known(more, mark, CODES, fresh=True) == 2
+    assert repeats.known(more, mark, CODES, fresh=False) == 0
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        [event(0, True, 1)],
+        [event(0, False, 1), event(1, 2.5, 2)],
+        [event(0, True, 1), event(1, 2.5, 3)],
+        [event(2, True, 1), event(1, 2.5, 2)],
+        [event(1, 2.5, 2), event(0, True, 1)],
+        [Sample(0, True, 0, 3, 1), event(1, 2.5, 2)],
+        [],
+    ],
+)
+def test_other_events_are_others(others: list[Sample]) -> None:
+    assert repeats.known(others, repeats.mark(OLD, CODES), CODES, fresh=True) == 0
+
+
+def test_nothing_is_known_without_a_mark() -> None:
+    assert repeats.known(OLD, None, CODES, fresh=True) == 0
+    assert repeats.known(OLD, repeats.mark([], CODES), CODES, fresh=True) == 0
+
+
+def test_the_time_of_receipt_and_what_is_thought_of_a_time_make_no_difference() -> None:
+    first = [event(0, True, 111, q.RECEIPT), event(1, 5.0, 2)]
+    again = [event(0, True, 222, q.RECEIPT), event(1, 5.0, 2, q.SYNC_NO | q.SUSPECT)]
+    assert repeats.mark(first, CODES) == repeats.mark(again, CODES)
+
+
+def test_a_new_numbering_of_the_points_makes_no_difference() -> None:
+    moved = [sample._replace(point=sample.point + 5) for sample in OLD]
+    assert repeats.mark(moved, {row + 5: code for row, code in CODES.items()}) == repeats.mark(OLD, CODES)
+
+
+def test_timed() -> None:
+    assert repeats.timed(OLD)
+    assert repeats.timed([])
+    assert not repeats.timed([*OLD, event(0, True, 1, q.RECEIPT)])
+
+
+# ---- objects
+
+STATIC = ranged(1, 2, 0, [b"\x81"]) + packed(1, 5, [True] * 9) + ranged(30, 5, 0, [bytes(5)] * 3)
+EVENTS = indexed(2, 2, [(3, b"\x81" + time48(1))]) + indexed(32, 7, [(1, bytes(11)), (2, bytes(11))])
+
+
+def test_headers_are_walked() -> None:
+    found = [(header.group, header.variation, header.objects) for header in walk(STATIC + EVENTS)]
+    assert found == [(1, 2, 1), (1, 1, 9), (30, 5, 3), (2, 2, 1), (32, 7, 2)]
+    assert sum(header.size or 0 for header in walk(STATIC + EVENTS)) == len(STATIC + EVENTS)
+
+
+def test_sizes_agree_with_another_library() -> None:
+    point, counter = reference.AnalogPoint(1.0), reference.CounterPoint(1)
+    built = [
+        reference.analog_range(0, [point] * 3),
+        reference.binary_range(2, [reference.BinaryPoint(True)] * 5),
+        reference.counter_range(1, [counter] * 4),
+    ]
+    assert [header.size for data in built for header in walk(data)] == [len(data) for data in built]
+    assert all(len(list(parse_object_blocks(data))) == 1 for data in built)
+
+
+@pytest.mark.parametrize(
+    ("data", "what", "events"),
+    [
+        (STATIC + indexed(222, 1, [(0, b"x")]), "object g222v1 (qualifier 0x28)", True),
+        (bytes((1, 2, 0x5B, 1, 0)), "object g1v2 (qualifier 0x5B)", True),
+        (bytes((30, 5, 0, 9, 3)), "object g30v5 (qualifier 0x00)", True),
+        (EVENTS[:-1], "object g32v7 (qualifier 0x28)", True),
+        (b"\x02", "object g2v0 (qualifier 0x00)", True),
+        (STATIC, "objects g1v2 (qualifier 0x00), g1v1 (qualifier 0x00), g30v5 (qualifier 0x00)", False),
+        (STATIC + EVENTS, None, True),
+    ],
+)
+def test_what_was_not_understood(data: bytes, what: str | None, events: bool) -> None:
+    lost = not_understood(data)
+    assert lost is not None
+    assert lost.events is events
+    if what is not None:
+        assert lost.what == what
+
+
+def test_times_alone_are_nothing_to_understand() -> None:
+    assert not_understood(bytes((51, 1, 7, 1)) + time48(1)) is None
+    assert not_understood(bytes((52, 2, 7, 1, 0, 0))) is None
+
+
+RELATIVE = indexed(2, 3, [(3, b"\x81" + struct.pack("<H", 7))])
+COMMON = bytes((51, 1, 7, 1)) + time48(1)
+
+
+@pytest.mark.parametrize(
+    ("data", "lost"),
+    [
+        (RELATIVE, True),
+        (COMMON + RELATIVE, False),
+        (COMMON + EVENTS + RELATIVE, False),
+        (EVENTS + RELATIVE + COMMON, True),
+        (bytes((51, 1, 7, 0)) + RELATIVE, True),
+        (EVENTS, False),
+        (indexed(4, 3, [(0, bytes(3))]), True),
+        (indexed(2, 3, []), False),
+    ],
+)
+def test_relative_times_without_a_common_one(data: bytes, lost: bool) -> None:
+    found = without_common_time(data)
+    assert (found is not None) is lost
+    if found is not None:
+        assert found.events
+
+
+@given(st.binary(max_size=200))
+def test_any_octets_are_walked(data: bytes) -> None:
+    headers = list(walk(data))
+    assert sum(header.size or 0 for header in headers) <= len(data)
+    not_understood(data)
+    without_common_time(data)
+
+
+def test_variations_with_time_keep_the_number_format() -> None:
+    assert TIMED[2, 1] == (2, 2)
+    assert TIMED[32, 1] == (32, 3)
+    assert TIMED[32, 5] == (32, 7)
+    assert TIMED[22, 2] == (22, 6)
+    assert (2, 2) not in TIMED
