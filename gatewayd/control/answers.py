@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -65,7 +64,6 @@ class Answers:
         self._moment = moment
         self._now_ns = now_ns
         self._mono_ns = mono_ns
-        self._flushing = False
         self.rates = rates
         self.seen = Seen()
         self.count: Counter[str] = Counter()
@@ -88,13 +86,7 @@ class Answers:
         self.say(answer)
         if stored:
             self._ledger.told([answer])
-            if not self._flushing:
-                self._flushing = True
-                asyncio.get_running_loop().call_soon(self._flush)
-
-    def _flush(self) -> None:
-        self._flushing = False
-        self._ledger.flush()
+            self._ledger.flush_soon()
 
     def remember(self, asked: Asked) -> list[Key]:
         """A request that goes on record with the next step; the requests to be forgotten for it."""

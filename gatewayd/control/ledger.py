@@ -79,6 +79,7 @@ class Ledger:
         self.head = audit.START
         self.count = dict.fromkeys(("audit_records", "audit_dropped", "journal_refusals", "owed"), 0)
         self._missing = 0
+        self._flushing = False
 
     def configure(self, keep: int) -> None:
         """How many audit records are kept."""
@@ -149,8 +150,15 @@ class Ledger:
         """These outcomes were handed to the publisher."""
         self._told += [(answer.operator, answer.tx) for answer in answers]
 
+    def flush_soon(self) -> None:
+        """Write what waits with all else of this turn of the loop."""
+        if not self._flushing:
+            self._flushing = True
+            asyncio.get_running_loop().call_soon(self.flush)
+
     def flush(self) -> None:
         """Write what waits."""
+        self._flushing = False
         if self._missing and len(self._notes) < MOST_NOTES:
             missing, self._missing = self._missing, 0
             self.note(self._moment().body("audit-gap", count=missing, detail="the disk took nothing for too long"))

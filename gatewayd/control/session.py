@@ -502,7 +502,7 @@ def _drop(s: Session, refusal: Refusal, now: int) -> Stepping:
     if not asked_device or order is None or opened is None:
         return _end(s, reason, Effect.NONE, State.IDLE, now, native=native, detail=detail)
     s, actions = _end(s, reason, Effect.NONE, State.CANCELLING, now, native=native, detail=detail)
-    return s, [*actions, Ask(Stage.CANCEL, s.attempt, order, opened)]
+    return s, [Ask(Stage.CANCEL, s.attempt, order, opened), *actions]  # the device does not wait for the disk
 
 
 def _end(

@@ -344,6 +344,7 @@ class Sessions:
                     self.spawn(self._ask(point, ask), f"{ask.verb} {point.spec.name}")
                 case Record(kind=Kind.STEP) as record:
                     self._ledger.note(self._moment().step(record))
+                    self._ledger.flush_soon()
                 case Record(kind=Kind.SELECT) as record:
                     self._put_select(point, record)
                 case Record(kind=Kind.INTENT) as record:

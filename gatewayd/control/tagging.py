@@ -9,7 +9,10 @@ from gatewayd.control.identity import Right, Rights
 from gatewayd.control.reasons import Reason
 from gatewayd.control.tags import GATEWAY, MOST_ON_ONE, MOST_TAGS, Board, Tag, TagKind, Wish, concerned
 from gatewayd.points.types import PointSpec
-from gatewayd.problems import shown, suggestion
+from gatewayd.problems import listed, shown, suggestion
+
+FEW = 10
+"""As many names are listed in an answer."""
 
 
 def placed(
@@ -38,7 +41,10 @@ def _nothing_there(on: str, specs: Mapping[str, PointSpec]) -> str:
     }
     if scope not in known:
         return f"on: found {shown(on)}; gateway, device/<device>, bay/<bay> or point/<point> is allowed"
-    return f"there is no {scope} {shown(name)}{suggestion(name, known[scope])}"
+    hint = suggestion(name, known[scope])
+    if not hint and 0 < len(known[scope]) <= FEW:
+        hint = f"; {listed(known[scope])} is allowed"
+    return f"there is no {scope} {shown(name)}{hint}"
 
 
 def removed(
