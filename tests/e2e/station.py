@@ -16,8 +16,8 @@ from typing import Any
 from gatewayd.console.demo import configured
 from simulators.dnp3_feeder import Dnp3Feeder
 from simulators.iec61850_bay import Iec61850Bay
-from simulators.model import Feeder
 from simulators.modbus_meter import ModbusMeter
+from simulators.model import Feeder
 from simulators.station import station as devices
 from tests.brokers import Mosquitto, until
 from tests.mqtt.support import Console, console
