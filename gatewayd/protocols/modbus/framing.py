@@ -13,8 +13,11 @@ from gatewayd.protocols.modbus.pdu import EXCEPTION, BadAnswer, Request
 
 LONGEST_PDU = 253
 MBAP_HEADER = 7
-MOST_NOISE = 8
-"""Octets before an RTU answer that are passed over: a driver switched on gives a few."""
+MOST_NOISE = 3
+"""Octets before an RTU answer that are passed over: a driver switched on gives a few.
+
+Fewer than a frame has, so that an adapter's own echo is never passed over: it would confirm writes by itself.
+"""
 
 MOST_LEFT_OVER = 600
 """Octets kept of what comes unasked on RTU, to see whether there is an answer in it."""

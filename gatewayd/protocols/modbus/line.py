@@ -67,6 +67,7 @@ class Line(asyncio.Protocol):
         self._watchers: set[Callable[[], None]] = set()
         self._waiter: asyncio.Future[bytes] | None = None
         self._last_octet = 0.0
+        self._last_octet_in = 0.0
         self._failed_at = 0.0
         self._late_until = 0.0
         self._settled: set[int] = set()
@@ -136,7 +137,10 @@ class Line(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Of asyncio.Protocol."""
         self._transport = None
-        if exc is None:
+        if exc is None and self.settings.tls and not self._last_octet_in:
+            own = "does it accept ours?" if self.settings.tls.cert_file else "does it want one of ours (cert_file)?"
+            why = f"the device closed the TLS connection before its first answer; certificate: {own}"
+        elif exc is None:
             why = "the device closed the connection"
         elif isinstance(exc, ssl.SSLError):
             why = f"TLS: {_tls_reason(exc)}"
@@ -262,8 +266,8 @@ class Line(asyncio.Protocol):
             now = loop.time()
             until = self._last_octet + quiet_s
             if now < self._late_until:
-                if self._last_octet > self._failed_at:  # here it is
-                    self._late_until = self._last_octet + QUIET_AFTER_LATE_S
+                if self._last_octet_in > self._failed_at:  # here it is
+                    self._late_until = self._last_octet_in + QUIET_AFTER_LATE_S
                 until = max(until, self._late_until)
             if now >= until:
                 return
@@ -279,7 +283,7 @@ class Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Of asyncio.Protocol."""
-        self._last_octet = asyncio.get_running_loop().time()
+        self._last_octet = self._last_octet_in = asyncio.get_running_loop().time()
         self._heard.set()
         waiter, framing = self._waiter, self._framing
         framing.feed(data)

@@ -189,7 +189,7 @@ def test_the_crc_is_that_of_the_specification():
     assert crc(b"123456789").hex() == "374b"
 
 
-@pytest.mark.parametrize("noise", [b"", b"\0", b"\xff\xff\xff", b"\x11", b"\x11\x03", bytes(8)])
+@pytest.mark.parametrize("noise", [b"", b"\0", b"\xff\xff\xff", b"\x11", b"\x11\x03", bytes(3)])
 def test_an_answer_behind_noise(noise: bytes):
     framing = asked()
     framing.feed(noise + rtu(17, GOOD))
@@ -229,10 +229,20 @@ def test_a_frame_of_our_unit_that_is_another_answer_is_given_to_be_judged():
 
 def test_garbage_is_a_bad_answer_once_there_is_too_much_of_it():
     framing = asked()
-    framing.feed(b"\xaa" * 17)
+    framing.feed(b"\xaa" * 12)
     assert framing.answer() is None
     framing.feed(b"\xaa")
-    with pytest.raises(BadAnswer, match="18 octets"):
+    with pytest.raises(BadAnswer, match="13 octets"):
+        framing.answer()
+
+
+@pytest.mark.parametrize("count", [1, 2, 50, 125])
+def test_an_echo_nobody_told_of_is_no_noise(count: int):
+    """Reads fail, so that the device is never up and no write can be confirmed by its own echo."""
+    framing = Rtu()
+    frame = framing.ask(17, pdu.read(Table.HR, 10, count))
+    framing.feed(frame + rtu(17, f"03{2 * count:02x}" + "abcd" * count))
+    with pytest.raises(BadAnswer):
         framing.answer()
 
 
