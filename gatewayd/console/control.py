@@ -29,6 +29,7 @@ from gatewayd.problems import listed, printable, suggestion
 
 NO_SUBSCRIBERS = 0x10
 """PUBACK (MQTT 5, 3.4.2.1): nobody has subscribed to that topic."""
+NEWEST_S = 0.5
 EXPIRES_S = 30.0
 ANSWER_S = 20.0
 """For the first answer to a request: the device has 5 s, an IEC 61850 one more for its own select."""
@@ -129,6 +130,7 @@ class Dialogue:
         self._answers: list[Answer] = []
         self._seen: dict[str, int] = {}
         self._reply = f"{base}/reply/{order.operator}"
+        self._newest = False
 
     async def run(self, settings: MqttSettings, wait_s: float) -> Exit:
         """Raises Stop where the dialogue ends early."""
@@ -146,7 +148,8 @@ class Dialogue:
 
     def _heard(self, topic: str, payload: bytes) -> None:
         if topic != self._reply:
-            self._view.feed(topic, payload)
+            changed = self._view.feed(topic, payload)
+            self._newest |= self._order.point in changed and "/snapshot/" not in topic
             return
         try:
             self._answers.append(msgspec.json.decode(payload, type=Answer))
@@ -159,6 +162,8 @@ class Dialogue:
         """The point in the catalog; shows it as it is now."""
         point, view = self._order.point, self._view
         await broker.until(lambda: point in view.catalog and point in view.records and view.status is not None, wait_s)
+        # a snapshot may be ten seconds old; the point's own topic, where there is one, is right behind it
+        await broker.until(lambda: self._newest or point not in view.catalog, NEWEST_S)
         if view.status is None:
             raise Stop(Exit.NO_ANSWER, broker.trouble or f"no gateway has reported at {self._base}/status")
         if not view.online:

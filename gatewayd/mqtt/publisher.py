@@ -24,7 +24,9 @@ from gatewayd.points.database import Database
 from gatewayd.points.types import Link
 
 STATUS_S = 60.0
-"""The retained status is refreshed so often, so that the end of the event stream in it is not old."""
+NEWEST_S = 10.0
+"""The retained status is refreshed so often, and so often when there were events: the end of the stream in it is not
+old."""
 DOCUMENTS_AT_ONCE = 8
 MAX_PARTS = 10_000
 CLEAN_UP_S = 10.0
@@ -85,6 +87,7 @@ class Publisher:
         self._wake = asyncio.Event()
         self._session: Session | None = None
         self._cleaned = False
+        self._told_newest = 0
         self.connection = Connection(
             settings, client_id=settings.client_id, will=self._offline_will, on_message=self._stored
         )
@@ -205,6 +208,7 @@ class Publisher:
         return Will(self._topics.status, self._status(online=False))
 
     def _status(self, *, online: bool) -> bytes:
+        self._told_newest = self._journal.newest
         return contract.status(self._gateway, tail(self._journal), self._clock(), time.time_ns(), online=online)
 
     def _put(self, topic: str, payload: bytes) -> bytes:
@@ -220,14 +224,16 @@ class Publisher:
         retry_at = 0.0
         while True:
             self._wake.clear()
-            if loop.time() >= status_at:
+            if loop.time() >= status_at or (
+                loop.time() >= status_at - STATUS_S + NEWEST_S and self._journal.newest != self._told_newest
+            ):
                 self._outbox[self._topics.status] = None
                 status_at = loop.time() + STATUS_S
             if self._held and loop.time() >= retry_at:
                 self._outbox = self._held | self._outbox
             held = len(self._held)
             await self._send_outbox(session)
-            next_s = min(status_at - loop.time(), await self._send_snapshots(session, loop))
+            next_s = min(status_at - loop.time(), NEWEST_S, await self._send_snapshots(session, loop))
             if len(self._held) > held or (self._held and loop.time() >= retry_at):
                 retry_at = loop.time() + backoff.next()
             elif not self._held:

@@ -484,7 +484,7 @@ async def test_quality_of_a_lost_link_reaches_the_consumer(broker):
     async with console(broker.url) as listener, running(sender):
         sender.changed([good(database, row, 5) for row in range(2)])
         await until(lambda: (listener.last("point/A/P1") or {}).get("value") == 5)
-        sender.changed(database.mark("A", q.COMM_LOST))
+        sender.changed(database.mark("A", q.COMM_LOST, 1))
         await until(lambda: (listener.last("point/A/P1") or {}).get("quality") == "questionable")
         record = listener.last("state/A")["points"][0]
         assert (record["value"], record["flags"]) == (5, ["comm-lost"])
