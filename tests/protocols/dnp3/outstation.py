@@ -143,7 +143,7 @@ class Outstation:
         assert task is not None
         self._tasks.add(task)
         self.connections += 1
-        frames, fragments = link.FrameReader(), Reassembler()
+        frames, fragments = self.readers()
         mine = writer.write
         self._write, self._close = mine, writer.close
         self._awaiting = None
@@ -163,7 +163,7 @@ class Outstation:
     def attach(self, fd: int) -> Callable[[], None]:
         """Speak on a serial line (one end of a pty) in place of a socket; call the result to let go of it."""
         loop = asyncio.get_running_loop()
-        frames, fragments = link.FrameReader(), Reassembler()
+        frames, fragments = self.readers()
         self.connections += 1
         self._write = lambda data: _write_all(fd, data)
 
@@ -175,6 +175,10 @@ class Outstation:
         return lambda: bool(loop.remove_reader(fd))  # type: ignore[return-value]
 
     # in
+    def readers(self) -> tuple[link.FrameReader, Reassembler]:
+        """What `feed` needs, for each stream of octets."""
+        return link.FrameReader(), Reassembler()
+
     def feed(self, data: bytes, frames: link.FrameReader, fragments: Reassembler) -> None:
         for frame in frames.feed(data):
             if frame.destination != self.address or not frame.from_master:
