@@ -10,7 +10,7 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help demo test venv lock lint system-packages clean
+.PHONY: help demo test venv lock lint system-packages clean package package-proof
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -18,6 +18,7 @@ INSTALLED := .venv/.installed
 # What the tests need of the system: a real broker, a C library to build a second Modbus stack on, and systemd-analyze
 # (the package systemd starts nothing by being there).
 TEST_PACKAGES := mosquitto mosquitto-clients libmodbus-dev gcc libc6-dev pkg-config systemd
+include packaging/package.mk
 
 help:
 	@echo "make demo    the gateway with three simulated devices, on this machine alone (DEMO_SECONDS, DEMO_MQTT_PORT)"
@@ -25,6 +26,7 @@ help:
 	@echo "make lint    the same without the tests"
 	@echo "make venv    only the environment in .venv/; then .venv/bin/gatewayd is there"
 	@echo "make lock    choose the newest allowed versions and write requirements*.txt again"
+	@echo "make package wheel, sdist and Debian package into dist/, and the proof of them (SIGN_KEY, PROVE=no)"
 	@echo "make clean   remove .venv/ and caches"
 
 demo: venv

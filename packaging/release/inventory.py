@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from email.message import Message
 from email.parser import Parser
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -42,6 +42,16 @@ class Native(NamedTuple):
     """the file inside the wheel"""
 
 
+class Embedded(NamedTuple):
+    """What a wheel's own SBOM says is inside it (auditwheel, maturin)."""
+
+    name: str
+    version: str
+    purl: str
+    licence: str
+    """empty where it does not say"""
+
+
 class Component(NamedTuple):
     """One wheel."""
 
@@ -56,6 +66,8 @@ class Component(NamedTuple):
     requires: tuple[str, ...]
     """names of others of the inventory"""
     native: tuple[Native, ...]
+    embedded: tuple[Embedded, ...]
+    """without what `native` has already"""
     objects: tuple[tuple[str, str], ...]
     """path inside the wheel and SHA-256 of each shared object"""
 
@@ -69,12 +81,11 @@ def inventory(wheels: Sequence[Path], folder: Path, python: str) -> list[Compone
 
     folder: packaging/, with native.toml and licences/
     python: `3.11`, for the markers of what a package requires
+    An entry of native.toml about a wheel that is not there is passed over: on another architecture it may not be.
     Raises BuildError where native.toml says what the wheels do not show, or a licence has no text.
     """
     known = tomllib.loads((folder / "native.toml").read_text())["native"]
     names: set[str] = {canonicalize_name(wheel.name.split("-")[0]) for wheel in wheels}
-    if strangers := {entry["wheel"] for entry in known} - names:
-        raise BuildError(f"native.toml speaks of {', '.join(sorted(strangers))}, which the lock does not have")
     found = [_component(wheel, folder, known, names, python) for wheel in wheels]
     return sorted(found, key=lambda component: component.name)
 
@@ -92,8 +103,7 @@ def _component(wheel: Path, folder: Path, known: list[dict[str, str]], names: se
         objects = tuple(
             (path, hashlib.sha256(archive.read(path)).hexdigest()) for path in sorted(inside) if ".so" in path
         )
-        said = json.dumps([json.loads(archive.read(path)) for path in inside if path.startswith(f"{info}/sboms/")])
-    _check_embedded(name, native, said)
+        said = [json.loads(archive.read(path)) for path in sorted(inside) if path.startswith(f"{info}/sboms/")]
     licence = _licence(metadata)
     texts = texts or next((one.texts for one in native if one.licence == licence), ())
     if not texts:
@@ -107,6 +117,7 @@ def _component(wheel: Path, folder: Path, known: list[dict[str, str]], names: se
         sha256=hashlib.sha256(wheel.read_bytes()).hexdigest(),
         requires=_requires(metadata, names, python),
         native=native,
+        embedded=_embedded(name, native, said),
         objects=objects,
     )
 
@@ -172,9 +183,14 @@ def _native(archive: zipfile.ZipFile, inside: list[str], entry: dict[str, str], 
     )
 
 
-def _check_embedded(name: str, native: tuple[Native, ...], said: str) -> None:
-    """What the wheel's own SBOMs say of the system libraries that were copied into it must be in native.toml."""
-    ours = {one.purl for one in native}
-    for purl in sorted(set(re.findall(r'"purl": "(pkg:(?:rpm|deb)/[^"#?]+)', said))):
-        if purl not in ours:
-            raise BuildError(f"{name}: its own SBOM names {purl}, which packaging/native.toml does not have")
+def _embedded(name: str, native: tuple[Native, ...], said: list[dict[str, Any]]) -> tuple[Embedded, ...]:
+    known = {one.purl for one in native}
+    found: dict[str, Embedded] = {}
+    for component in (component for document in said for component in document.get("components", ())):
+        purl = re.split("[?#]", component.get("purl", ""))[0]
+        if purl and purl not in known and not purl.startswith(f"pkg:pypi/{name}@"):
+            terms = [one.get("expression") or one["license"].get("id", "") for one in component.get("licenses", ())]
+            found[purl] = Embedded(
+                component["name"], component.get("version", ""), purl, " AND ".join(filter(None, terms))
+            )
+    return tuple(found[purl] for purl in sorted(found))

@@ -23,6 +23,9 @@ def licences(components: Sequence[Component]) -> str:
             rows.append(f"    {inside:<36} {native.licence:<16} in {native.file}")
             for text in native.texts:
                 owners.setdefault(text, []).append(inside)
+        for embedded in one.embedded:
+            inside = f"{embedded.name} {embedded.version}"
+            rows.append(f"    {inside:<36} {embedded.licence or '-':<16} as the wheel's own SBOM says")
     texts = [f"{RULE}\n{', '.join(dict.fromkeys(names))}\n{RULE}\n\n{text}\n" for text, names in owners.items()]
     head = "Software of others in gatewayd, and its licences. gatewayd itself is GPL-3.0-or-later.\n"
     return "\n".join([head, *rows, "", *texts])

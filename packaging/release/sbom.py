@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from release.inventory import Component, Native
+from release.inventory import Component, Embedded, Native
 
 SPACE = uuid.UUID("0f6ad9d2-3c0e-5e5b-9a52-6f0e0a0f7d11")
 """The name space of our serial numbers; they follow from the content, so that two builds have the same."""
@@ -42,7 +42,9 @@ def sbom(version: str, epoch: int, components: Sequence[Component], depends: str
 
 def _component(one: Component) -> dict[str, Any]:
     files = [{"type": "file", "name": path, "hashes": [_sha256(digest)]} for path, digest in one.objects]
-    inside: list[dict[str, Any]] = [_native(one, native) for native in one.native] + files
+    inside: list[dict[str, Any]] = [_native(one, native) for native in one.native]
+    inside += [_embedded(one, embedded) for embedded in one.embedded]
+    inside += files
     found: dict[str, Any] = {
         "type": "library",
         "bom-ref": one.purl,
@@ -69,6 +71,17 @@ def _native(one: Component, native: Native) -> dict[str, Any]:
     return found | {key: value for key, value in (("version", native.version), ("cpe", native.cpe)) if value}
 
 
+def _embedded(one: Component, embedded: Embedded) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "type": "library",
+        "bom-ref": f"{one.purl}#{embedded.purl}",
+        "name": embedded.name,
+        "version": embedded.version,
+        "purl": embedded.purl,
+    }
+    return found | ({"licenses": [{"expression": embedded.licence}]} if embedded.licence else {})
+
+
 def _native_ref(one: Component, native: Native) -> str:
     return f"{one.purl}#{native.name}"
 
@@ -79,6 +92,7 @@ def _dependencies(main: str, components: Sequence[Component]) -> list[dict[str, 
     found = [{"ref": main, "dependsOn": [one.purl for one in components if one.name not in wanted]}]
     for one in components:
         natives = [_native_ref(one, native) for native in one.native]
+        natives += [f"{one.purl}#{embedded.purl}" for embedded in one.embedded]
         found.append({"ref": one.purl, "dependsOn": [*(purls[name] for name in one.requires), *natives]})
         found += [{"ref": ref, "dependsOn": []} for ref in natives]
     return found

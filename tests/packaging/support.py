@@ -89,30 +89,37 @@ def epoch() -> str:
 
 
 @functools.cache
-def builds() -> tuple[Build, Build]:
-    """Two builds at once: one as it comes, one from another folder, by other modes, language, zone and hash seed."""
-    folder = scratch("build")
-    outs = folder / "first", folder / "second"
-    for out in outs:
-        out.mkdir()
-    other = copy_of_source(folder / "elsewhere")
-    for path in other.rglob("*"):
+def built() -> Build:
+    """What `python -m release` makes of this checkout; of GATEWAYD_PACKAGES instead, what `make package` has made."""
+    if folder := os.environ.get("GATEWAYD_PACKAGES"):
+        return Build(Path(folder).resolve())
+    out = scratch("build")
+    return finish(start_build(ROOT, out, "--squeeze", "0", SOURCE_DATE_EPOCH=epoch()), out)
+
+
+@functools.cache
+def built_elsewhere() -> Build:
+    """The same from another folder, without git, under another umask, language, time zone and hash seed."""
+    folder = scratch("elsewhere")
+    source = copy_of_source(folder / "source")
+    for path in source.rglob("*"):
         path.chmod(0o700 if path.is_dir() or os.access(path, os.X_OK) else 0o600)
-    quick = ("--squeeze", "0")
-    first = start_build(ROOT, outs[0], *quick, SOURCE_DATE_EPOCH=epoch())
+    out = folder / "out"
+    out.mkdir()
     strange = {"LC_ALL": "C", "TZ": "Pacific/Auckland", "PYTHONHASHSEED": "77", "HOME": str(folder)}
+    squeeze = () if "GATEWAYD_PACKAGES" in os.environ else ("--squeeze", "0")
     before = os.umask(0o077)
     try:
-        second = start_build(other, outs[1], *quick, SOURCE_DATE_EPOCH=epoch(), **strange)
+        build = start_build(source, out, *squeeze, SOURCE_DATE_EPOCH=epoch(), **strange)
     finally:
         os.umask(before)
-    return finish(first, outs[0]), finish(second, outs[1])
+    return finish(build, out)
 
 
 @functools.cache
 def unpacked() -> Path:
-    """The first build's Debian package as `dpkg-deb -x` lays it out."""
+    """The Debian package as `dpkg-deb -x` lays it out."""
     folder = scratch("root")
-    subprocess.run(["dpkg-deb", "-x", str(builds()[0].deb), str(folder)], check=True)
+    subprocess.run(["dpkg-deb", "-x", str(built().deb), str(folder)], check=True)
     folder.chmod(0o755)
     return folder
