@@ -93,17 +93,22 @@ def cause(error: Exception) -> str:
 
 
 class SocketWire(asyncio.Protocol):
-    """TCP, with or without TLS."""
+    """TCP, with or without TLS.
+
+    What comes before the first `resume` is kept, and not left in the kernel: of a TLS session that the device ends
+    right after the handshake the cause would be lost otherwise.
+    """
 
     def __init__(self, received: Received, lost: Lost) -> None:
         self._received = received
         self._lost = lost
         self._transport: asyncio.Transport | None = None
+        self._early: bytearray | None = bytearray()
+        self._spoke = False
         self._closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        transport.pause_reading()
         self._transport = transport
 
     def set_unanswered(self, seconds: float) -> None:
@@ -115,13 +120,26 @@ class SocketWire(asyncio.Protocol):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     def data_received(self, data: bytes) -> None:
-        if not self._closed:
+        if self._closed:
+            return
+        self._spoke = True
+        if self._early is None:
             self._received(data)
+            return
+        self._early += data
+        if len(self._early) > LARGEST_READ:
+            self.pause()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if not self._closed:
-            self._closed = True
-            self._lost(f"the connection broke: {cause(exc)}" if exc is not None else "the device closed the connection")
+        if self._closed:
+            return
+        self._closed = True
+        if exc is not None:
+            self._lost(f"the connection broke: {cause(exc)}")
+        elif self._spoke or self._transport is None or self._transport.get_extra_info("ssl_object") is None:
+            self._lost("the device closed the connection")
+        else:
+            self._lost("the device closed the connection after the TLS handshake: it may not accept our certificate")
 
     def write(self, data: bytes) -> None:
         if not self._closed and self._transport is not None:
@@ -132,8 +150,12 @@ class SocketWire(asyncio.Protocol):
             self._transport.pause_reading()
 
     def resume(self) -> None:
-        if not self._closed and self._transport is not None:
-            self._transport.resume_reading()
+        early, self._early = self._early, None
+        if self._closed or self._transport is None:
+            return
+        if early:
+            self._received(bytes(early))
+        self._transport.resume_reading()
 
     def close(self) -> None:
         self._closed = True

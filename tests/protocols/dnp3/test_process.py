@@ -1,0 +1,113 @@
+"""The process around it: without opendnp3, with a build that is not known, and its end at the wrong moment."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gatewayd.points.types import Kind
+from gatewayd.protocols.dnp3 import library
+from gatewayd.protocols.driver import DeviceFault
+from tests.protocols.dnp3.outstation import Function, Outstation, indexed, ranged
+from tests.protocols.dnp3.support import Watch, device, driving, ended, point, until
+
+ROOT = Path(__file__).parents[3]
+POINTS = [point(0, Kind.BINARY, "BI:0")]
+STATIC = ranged(1, 2, 0, [b"\x81"])
+
+WITHOUT = """
+import asyncio, sys
+sys.modules["opendnp3"] = None
+from gatewayd.protocols import registry
+from gatewayd.protocols.device import Device
+from gatewayd.protocols.driver import DeviceFault
+device = Device(name="A", protocol="dnp3", host="127.0.0.1", port=1)
+assert registry.configuration("dnp3").check(device) == []
+try:
+    asyncio.run(registry.create(device).run(None, {}))
+except DeviceFault as error:
+    print(error)
+"""
+
+ENDING = """
+import asyncio, sys
+from gatewayd.protocols.dnp3.driver import create
+from tests.protocols.dnp3.support import Watch, device, point
+from gatewayd.points.types import Kind
+
+class Blocked(Watch):
+    async def events(self, batch, cursor=None):
+        if batch.reported:
+            print("at the disk", flush=True)
+            await asyncio.Event().wait()
+        await super().events(batch, cursor)
+
+loop = asyncio.new_event_loop()
+asyncio.set_event_loop(loop)
+made = create(device(int(sys.argv[1]), [point(0, Kind.BINARY, "BI:0")]))
+running = loop.create_task(made.run(Blocked(), {}))
+loop.call_later(60, loop.stop)
+loop.run_in_executor(None, sys.stdin.read).add_done_callback(lambda _: loop.stop())
+loop.run_forever()
+if sys.argv[2] == "closed":
+    loop.close()
+sys.exit(7)
+"""
+
+
+async def python(script: str, *arguments: str, **pipes: int) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-W", "ignore", "-c", script, *arguments, cwd=ROOT, **pipes
+    )
+
+
+async def test_without_opendnp3_the_device_is_at_fault_and_the_rest_works() -> None:
+    process = await python(WITHOUT, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert out.decode().startswith("DNP3 is not available on this machine: ")
+
+
+async def test_checking_a_configuration_loads_no_native_stack() -> None:
+    modules = "gatewayd.protocols.dnp3.config, gatewayd.protocols.dnp3.driver"
+    script = f"import sys; import {modules}; print('opendnp3' in sys.modules)"
+    process = await python(script, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert out.decode().strip() == "False"
+
+
+async def test_a_build_that_is_not_known_is_not_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_EXPECTED", (0, 0, 1, 0x0E, 0x0E, 0, 0))
+    async with Outstation(static=STATIC) as rtu:
+        async with driving(device(rtu.port, POINTS), Watch(), wait=False) as (_, task):
+            error = await ended(task)
+        assert isinstance(error, DeviceFault)
+        assert "this build of opendnp3 (yadnp3) is not known" in str(error)
+        assert rtu.requests == []
+
+
+@pytest.mark.parametrize("loop", ["open", "closed"])
+async def test_a_process_that_ends_while_a_fragment_waits_ends_soon_and_confirms_nothing(loop: str) -> None:
+    async with Outstation(static=STATIC) as rtu:
+        pipe = asyncio.subprocess.PIPE
+        process = await python(ENDING, str(rtu.port), loop, stdin=pipe, stdout=pipe)
+        try:
+            await until(lambda: rtu.count(Function.ENABLE_UNSOLICITED) == 1, what="start")
+            rtu.unsolicited(indexed(2, 1, [(0, b"\x01")]))
+            assert process.stdout is not None
+            assert await asyncio.wait_for(process.stdout.readline(), 10) == b"at the disk\n"
+            assert process.stdin is not None
+            process.stdin.close()
+            began = time.monotonic()
+            assert await asyncio.wait_for(process.wait(), 20) == 7
+            assert time.monotonic() - began < 5
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        await until(lambda: not rtu.connected, what="the connection closed")
+        assert rtu.count(Function.CONFIRM) == 0
