@@ -105,7 +105,7 @@ class Execution:
                 acted = _Acted(outcome.OFFLINE) if session.lost else await self._act(program, cmd, session.line)
                 if acted.unclear:
                     self._counts["unclear_commands"] += 1
-                    session.give_up(acted.unclear)
+                    session.give_up(f"a write without a clear answer: {acted.unclear}")
         finally:
             answered.set_result(acted.reply)
         for after in acted.after:

@@ -27,7 +27,6 @@ class Lane:
         self._memory = memory
         self._told = through
         self._more = asyncio.Event()
-        self._lost = 0
 
     @property
     def behind(self) -> bool:
@@ -38,7 +37,7 @@ class Lane:
         """Take a batch; False where it is lost because too much waits."""
         counts, size = self._memory.counts, len(batch.samples)
         if counts["waiting_events"] + size > MOST_WAITING and self.behind:
-            self._lost += size
+            self._memory.lost += size
             counts["lost_events"] += size
             return False
         counts["waiting_events"] += size
@@ -53,8 +52,8 @@ class Lane:
             while waiting:
                 await self._sink.events(waiting[0])
                 counts["waiting_events"] -= len(waiting.popleft().samples)
-            if self._lost:
-                lost, self._lost = self._lost, 0
+            if lost := self._memory.lost:
+                self._memory.lost = 0
                 self._sink.gap(self._device, f"{lost} changes were not recorded: the journal took too long")
             self._told()
             self._more.clear()

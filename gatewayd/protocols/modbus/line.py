@@ -58,6 +58,9 @@ class Line(asyncio.Protocol):
         self.sent = clock.Moment(0, 0)
         self.why = ""
         """Why it ended, "" while it lives."""
+        self._rtu = settings.rtu
+        self._octet_s = settings.octet_s
+        self._loop = asyncio.get_running_loop()
         self._framing: Framing = Rtu(echo=settings.echo) if settings.rtu else Mbap(random.randrange(0x10000))
         self._turns = Turns()
         self._transport: asyncio.Transport | None = None
@@ -110,14 +113,15 @@ class Line(asyncio.Protocol):
             except OSError as error:
                 raise ValueError(f"TLS files: {error}") from error
             name = server_name(settings.tls, settings.host)
-        loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: self, settings.host, settings.port, ssl=context, server_hostname=name)
+        await self._loop.create_connection(
+            lambda: self, settings.host, settings.port, ssl=context, server_hostname=name
+        )
 
     async def _open_serial(self, serial: Serial) -> None:
         from pymodbus.transport.serialtransport import create_serial_connection
 
         self._transport, _ = await create_serial_connection(
-            asyncio.get_running_loop(),
+            self._loop,
             lambda: self,
             serial.port,
             baudrate=serial.baud,
@@ -212,21 +216,18 @@ class Line(asyncio.Protocol):
         not_after_ns: CLOCK_MONOTONIC; past it nothing is sent
         Raises NotSentError, ExpiredError, OutOfStep; NoAnswer, BadAnswer, ConnectionLost; ExceptionAnswer.
         """
-        if self.settings.rtu or pause_s:
+        if self._rtu or pause_s:
             await self._silence(pause_s)
-        self._out_of_step |= self._framing.discard() & self._settled
-        self._settled.discard(unit)
-        if unit in self._out_of_step:
-            self._out_of_step.discard(unit)
-            raise OutOfStep(f"unit {unit} answered twice, or later than timeout_s")
+        if self._rtu:
+            self._judge_unasked(unit)
         if self._transport is None:
             raise NotSentError(self.why)
         if not_after_ns is not None and clock.mono_ns() > not_after_ns:
             raise ExpiredError("too late to be sent")
         frame = self._framing.ask(unit, request)
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         waiter = self._waiter = loop.create_future()
-        allowed_s = timeout_s + (len(frame) + request.answer + 3) * self.settings.octet_s
+        allowed_s = timeout_s + (len(frame) + request.answer + 3) * self._octet_s
         timer = loop.call_later(allowed_s, _time_out, waiter, allowed_s)
         self.requests += 1
         self.writes += request.writes
@@ -250,16 +251,24 @@ class Line(asyncio.Protocol):
         self._settled.add(unit)
         return data
 
+    def _judge_unasked(self, unit: int) -> None:
+        """RTU: an answer nobody asked for, from a unit whose last one was accepted: that may have been a late one."""
+        self._out_of_step |= self._framing.discard() & self._settled
+        self._settled.discard(unit)
+        if unit in self._out_of_step:
+            self._out_of_step.discard(unit)
+            raise OutOfStep(f"unit {unit} answered twice, or later than timeout_s")
+
     def _unclear(self, request: Request, error: BaseException, timeout_s: float) -> None:
         if request.writes and not self.settings.serial:
             self.close(f"closed after a write without a clear answer: {error or 'given up'}")
-        elif self.settings.rtu:
-            self._failed_at = asyncio.get_running_loop().time()
+        elif self._rtu:
+            self._failed_at = self._loop.time()
             self._late_until = self._failed_at + timeout_s
 
     async def _silence(self, pause_s: float) -> None:
         """Let a late answer pass, and the silence that begins a frame. Returns at once when the line has ended."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         quiet_s = max(self.settings.quiet_s, pause_s)
         gives_up = max(loop.time(), self._late_until) + quiet_s + LONGEST_BABBLE_S
         while not self.why:
@@ -283,7 +292,7 @@ class Line(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Of asyncio.Protocol."""
-        self._last_octet = self._last_octet_in = asyncio.get_running_loop().time()
+        self._last_octet = self._last_octet_in = self._loop.time()
         self._heard.set()
         waiter, framing = self._waiter, self._framing
         framing.feed(data)
@@ -291,7 +300,7 @@ class Line(asyncio.Protocol):
             if waiter is not None and not waiter.done():
                 if (pdu := framing.answer()) is not None:
                     waiter.set_result(pdu)
-            elif not self.settings.rtu:
+            elif not self._rtu:
                 framing.discard()
         except BadAnswer as error:
             assert waiter is not None

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
-from gatewayd.protocols.driver import DeviceFault
+from gatewayd.protocols.driver import LinkLost
 from gatewayd.protocols.modbus.line import Line
 from gatewayd.protocols.modbus.settings import LineSettings
 
@@ -45,8 +45,8 @@ class Lines:
         there = self._shared.get(settings.place)
         if there is None or there.line.why:
             there = self._shared[settings.place] = _Shared(Line(settings), within_s)
-        elif there.line.settings != settings:
-            raise DeviceFault(
+        elif there.line.settings != settings:  # may be so for a moment only, while a reload restarts them one by one
+            raise LinkLost(
                 f"{settings.place} is in use with {_described(there.line.settings)}, this device has"
                 f" {_described(settings)}; all devices of a line have the same settings"
             )

@@ -38,10 +38,16 @@ COUNTERS = (
 
 
 class Memory:
-    """blocks: the requests of one poll, in their order; waiting: batches with events that the disk has not taken."""
+    """What one driver remembers.
+
+    blocks:  the requests of one poll
+    waiting: batches with events that the disk has not taken yet
+    lost:    changes that found no room there and are not told of yet
+    """
 
     def __init__(self, blocks: list[Block]) -> None:
         self.blocks = blocks
         self.counts = dict.fromkeys(COUNTERS, 0)
         self.waiting: deque[Batch] = deque()
+        self.lost = 0
         self.trouble = Trouble(log)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from enum import Enum
 from functools import partial
-from itertools import repeat
+from itertools import compress, repeat
+from operator import ne
 
 from gatewayd import clock
 from gatewayd.points import quality as q
@@ -29,6 +31,14 @@ REFUSED_AGAIN_S = 60.0
 
 _sample = partial(tuple.__new__, Sample)
 """A Sample from any five in order: half the time of calling Sample."""
+
+
+class Heard(Enum):
+    """What came of one request."""
+
+    ANSWER = 1
+    RUBBISH = 2
+    NOTHING = 3
 
 
 class Reading:
@@ -70,6 +80,7 @@ class Poller:
         self._event_points = frozenset(point.row for point in device.points if point.event)
         self._readings = [self._reading(block) for block in memory.blocks]
         self._silent_polls = 0
+        self._trouble = ""
         self._complete = False
         self._owed = False
         self._state: list[Sample] = []
@@ -94,51 +105,61 @@ class Poller:
         if self._owed and not self._lane.behind:
             everything, self._owed = True, False
         self._memory.counts["polls"] += 1
+        try:
+            answered = await self._round(everything=everything)
+        finally:
+            self._flush()  # also what came before the link was lost
+        self._judge(answered=answered)
+
+    async def _round(self, *, everything: bool) -> bool:
+        """Ask every block that is due; True where the device answered anything."""
         now = asyncio.get_running_loop().time()
         due = deque(reading for reading in self._readings if reading.rests_until <= now)
-        answered, trouble = not due, ""
+        answered = not due
         while due:
             reading = due.popleft()
-            try:
-                octets = await self._ask(reading)
-            except ExceptionAnswer as error:
-                self._memory.counts["exceptions"] += 1
-                silent = error.code in outcome.UNREACHABLE
-                answered = answered or not silent
-                trouble = str(error)
-                if parts := self._apart(reading, error.code):
-                    due.extendleft(reversed(parts))
-                else:
-                    self._refused(reading, error, now)
-            except (NoAnswer, BadAnswer) as error:
-                silent = isinstance(error, NoAnswer)
-                trouble = str(error)
-                self._missed(reading, trouble)
-            else:
-                silent = False
-                answered = True
-                self._take(reading, octets, everything=everything)
-            if silent:
+            heard = await self._read(reading, due, now, everything=everything)
+            answered = answered or heard is Heard.ANSWER
+            if heard is Heard.NOTHING:
                 self._readings.remove(reading)  # next time the others come first
                 self._readings.append(reading)
                 if not answered:  # nobody is there: the rest would only take as long
                     for other in due:
-                        self._missed(other, trouble)
+                        self._missed(other)
                     break
             self._flush_in_time()
-        self._flush()
-        self._judge(answered=answered, trouble=trouble)
+        return answered
 
-    def _judge(self, *, answered: bool, trouble: str) -> None:
+    async def _read(self, reading: Reading, due: deque[Reading], now: float, *, everything: bool) -> Heard:
+        """One block. due: where its parts go to be asked, if it is refused as a whole."""
+        try:
+            octets = await self._ask(reading)
+        except ExceptionAnswer as error:
+            self._memory.counts["exceptions"] += 1
+            self._trouble = str(error)
+            if parts := self._apart(reading, error.code):
+                due.extendleft(reversed(parts))
+            else:
+                self._refused(reading, error.code, now)
+            return Heard.NOTHING if error.code in outcome.UNREACHABLE else Heard.ANSWER
+        except (NoAnswer, BadAnswer) as error:
+            self._trouble = str(error)
+            self._missed(reading)
+            return Heard.NOTHING if isinstance(error, NoAnswer) else Heard.RUBBISH
+        self._take(reading, octets, everything=everything)
+        return Heard.ANSWER
+
+    def _judge(self, *, answered: bool) -> None:
         if answered:
             self._silent_polls = 0
             self._complete = True
             return
         self._silent_polls += 1
         if not self._complete:
-            raise LinkLost(f"unit {self._options.unit}: {trouble}")
+            raise LinkLost(f"unit {self._options.unit}: {self._trouble}")
         if self._silent_polls >= self._options.missed_polls:
-            raise LinkLost(f"unit {self._options.unit}: {self._silent_polls} polls without an answer ({trouble})")
+            polls = f"{self._silent_polls} poll{'s'[: self._silent_polls > 1]} without an answer"
+            raise LinkLost(f"unit {self._options.unit}: {polls} ({self._trouble})")
 
     async def _ask(self, reading: Reading) -> bytes:
         """The octets of a block, in as many tries as the options give. Raises as Line.ask, and LinkLost."""
@@ -171,13 +192,16 @@ class Poller:
             return
         time_ns = self._sent.utc_ns + (clock.mono_ns() - self._sent.mono_ns) // 2
         values, faults = reading.decode(octets)
-        which: Sequence[int] = range(len(values))
-        rows: Sequence[int] = reading.rows
-        told = values
+        rows: Iterable[int] = reading.rows
+        told: Iterable[Value] = values
+        qualities: Iterable[int] = repeat(outcome.GOOD)
+        if faults:
+            qualities = [q.worst(outcome.GOOD, faults.get(at, 0)) for at in range(len(values))]
         if known and reading.values is not None:
-            which = _changed(values, faults, reading.values, reading.faults)
-            rows, told = [rows[at] for at in which], [values[at] for at in which]
-        qualities = (q.worst(outcome.GOOD, faults.get(at, 0)) for at in which) if faults else repeat(outcome.GOOD)
+            differs = _differs(values, faults, reading.values, reading.faults)
+            rows, told = compress(rows, differs), compress(told, differs)
+            if faults:
+                qualities = compress(qualities, differs)
         self._gather(reading, list(map(_sample, zip(rows, told, qualities, repeat(0), repeat(time_ns)))))
         self._heal(reading)
         reading.octets, reading.values, reading.faults, reading.time_ns = octets, values, faults, time_ns
@@ -188,20 +212,22 @@ class Poller:
         reading.missed = reading.refused = 0
         reading.sent_good = True
 
-    def _missed(self, reading: Reading, why: str) -> None:
+    def _missed(self, reading: Reading) -> None:
         """A poll without an answer: old-data at first, comm-lost after some; nothing where nothing was read yet."""
         reading.missed += 1
         self._memory.counts["missed_blocks"] += 1
         if reading.missed == self._options.missed_polls:
-            self._memory.trouble.broke(f"{reading.block}", "registers do not answer", cause=why, **self._where(reading))
+            self._memory.trouble.broke(
+                f"{reading.block}", "registers do not answer", cause=self._trouble, **self._where(reading)
+            )
             self._old(reading, outcome.LOST)
         elif reading.missed == 1 and not reading.refused:
             self._old(reading, outcome.MISSED)
 
-    def _refused(self, reading: Reading, error: ExceptionAnswer, now: float) -> None:
-        code = error.code
+    def _refused(self, reading: Reading, code: int, now: float) -> None:
+        """What the exception means for the points, told once."""
         if code in outcome.AS_MISSED:
-            self._missed(reading, str(error))
+            self._missed(reading)
             return
         if code in outcome.REFUSED_FOR_GOOD:
             reading.rests_until = now + REFUSED_AGAIN_S
@@ -209,7 +235,7 @@ class Poller:
             return
         self._memory.counts["refused_points"] += len(reading.rows)
         self._memory.trouble.broke(
-            f"{reading.block}", "the device refuses registers", cause=str(error), **self._where(reading)
+            f"{reading.block}", "the device refuses registers", cause=self._trouble, **self._where(reading)
         )
         quality = outcome.read_quality(code)
         if code in outcome.UNREACHABLE:
@@ -288,10 +314,10 @@ class Poller:
             self._owed = True
 
 
-def _changed(values: Sequence[Value], faults: Faults, before: Sequence[Value], faults_before: Faults) -> list[int]:
-    """The indexes of what differs in value or fault."""
-    changed = [at for at, (new, old) in enumerate(zip(values, before, strict=True)) if new != old]
+def _differs(values: Sequence[Value], faults: Faults, before: Sequence[Value], faults_before: Faults) -> list[bool]:
+    """For each point whether its value or fault is another one."""
+    differs = list(map(ne, values, before))
     if faults != faults_before:
-        differing = (at for at in faults.keys() | faults_before.keys() if faults.get(at) != faults_before.get(at))
-        return sorted({*changed, *differing})
-    return changed
+        for at in faults.keys() | faults_before.keys():
+            differs[at] = differs[at] or faults.get(at) != faults_before.get(at)
+    return differs

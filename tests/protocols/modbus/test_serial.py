@@ -218,7 +218,7 @@ async def test_two_units_lost_together_come_back_on_one_line():
 async def test_devices_of_one_line_have_its_settings():
     with bus(Peer(), (1, 2)) as line:
         async with driving(unit(line.path, 1), Watch()):
-            with pytest.raises(DeviceFault, match=r"is in use with 115200 baud, parity none, 1 stop bits, this device"):
+            with pytest.raises(LinkLost, match=r"is in use with 115200 baud, parity none, 1 stop bits, this device"):
                 await create(unit(line.path, 2, serial={"parity": "even"})).run(Watch(), {})
 
 
