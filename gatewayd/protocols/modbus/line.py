@@ -8,6 +8,7 @@ can never be taken for the next command's; on RTU what comes late is let pass be
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import ssl
 import termios
@@ -47,13 +48,12 @@ class OutOfStep(NotSentError):
 class Line(asyncio.Protocol):
     """One connection, from opening to its end; never opened again.
 
-    requests: sent so far; writes: of those, the ones that may have changed something
-    sent:     the moment before the last one went out
+    writes: requests sent so far that may have changed something
+    sent:   the moment before the last request went out
     """
 
     def __init__(self, settings: LineSettings) -> None:
         self.settings = settings
-        self.requests = 0
         self.writes = 0
         self.sent = clock.Moment(0, 0)
         self.why = ""
@@ -93,8 +93,11 @@ class Line(asyncio.Protocol):
             cause = LinkLost(f"{place}: TLS: {_tls_reason(error)}")
         except OSError as error:
             cause = LinkLost(f"{place}: {error.strerror or error}")
-        except (ValueError, termios.error) as error:
+        except ValueError as error:
             cause = DeviceFault(f"{place} cannot be set up: {error}")
+        except termios.error as error:  # EINVAL: the port does not do these settings; else it may have been pulled out
+            kind = DeviceFault if error.args[0] == errno.EINVAL else LinkLost
+            cause = kind(f"{place} cannot be set up: {error.args[-1]}")
         except asyncio.CancelledError:
             self.close("given up")
             raise
@@ -220,8 +223,8 @@ class Line(asyncio.Protocol):
             await self._silence(pause_s)
         if self._rtu:
             self._judge_unasked(unit)
-        if self._transport is None:
-            raise NotSentError(self.why)
+        if self._transport is None or self._transport.is_closing():
+            raise NotSentError(self.why or "the connection is being closed")
         if not_after_ns is not None and clock.mono_ns() > not_after_ns:
             raise ExpiredError("too late to be sent")
         frame = self._framing.ask(unit, request)
@@ -229,7 +232,6 @@ class Line(asyncio.Protocol):
         waiter = self._waiter = loop.create_future()
         allowed_s = timeout_s + (len(frame) + request.answer + 3) * self._octet_s
         timer = loop.call_later(allowed_s, _time_out, waiter, allowed_s)
-        self.requests += 1
         self.writes += request.writes
         self._last_octet = loop.time()
         self.sent = clock.moment()

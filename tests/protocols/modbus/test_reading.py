@@ -412,6 +412,20 @@ async def test_events_wait_over_a_lost_connection():
             await until(lambda: watch.values(0) == [False, True, False])
 
 
+async def test_what_was_read_before_the_link_was_lost_is_handed_on():
+    watch = Watch()
+    points = [point(0, B, "DI:0"), point(1, A, "HR:0")]
+    async with Peer() as peer:
+        async with driving(device(peer.port, points, poll_s=0.05), watch) as (driver, task):
+            peer.bits[0] = True
+            peer.script = lambda asked: [CLOSE] if asked.function == 3 else [asked.good]
+            await until(task.done)
+        peer.bits[0] = False  # the change was there for one read only
+        peer.script = lambda asked: [asked.good]
+        async with driving(driver, watch):
+            assert watch.values(0) == [False, True, False]
+
+
 async def test_a_sink_that_fails_ends_the_connection_with_its_error():
     class Broken(Watch):
         async def events(self, batch, cursor=None):
