@@ -25,9 +25,7 @@ from gatewayd.protocols.modbus.session import Session
 from gatewayd.protocols.modbus.settings import line_settings
 
 REFRESH_S = 5.0
-"""What does not change is handed on again so often, and at every poll for a while after a command of this unit."""
-AFTER_COMMAND_S = 130.0
-"""A little more than the longest usual feedback, of a tap changer: a setting written again proves itself unchanged."""
+"""What does not change is handed on again so often: a HOLD may end by it, and its time says that it is still so."""
 LONGEST_STOP_S = 3.0
 """How long a stop waits for pulses before it ends them early."""
 
@@ -49,7 +47,6 @@ class ModbusDriver:
         self._session: Session | None = None
         self._stopping = False
         self._asked: list[asyncio.Future[None]] = []
-        self._all_until = 0.0
 
     async def run(self, sink: Sink, cursors: Mapping[str, Cursor]) -> None:
         """Serve one connection. Raises LinkLost, DeviceFault; CancelledError passes, once no output is left on."""
@@ -123,7 +120,7 @@ class ModbusDriver:
             if asked:
                 poller.wake()
             try:
-                await poller.poll(everything=bool(asked) or refresh or now < self._all_until)
+                await poller.poll(everything=bool(asked) or refresh)
             finally:
                 for each in asked:
                     each.cancel()
@@ -142,7 +139,6 @@ class ModbusDriver:
             return ready
         session = self._session
         assert session is not None
-        self._all_until = asyncio.get_running_loop().time() + AFTER_COMMAND_S
         return await self._execution.carry_out(ready, cmd, session)
 
     async def cancel(self, cmd: Control) -> Reply:

@@ -24,8 +24,12 @@ from gatewayd.protocols.modbus.plan import Block, Faults, decoder, split
 from gatewayd.protocols.modbus.session import Session
 from gatewayd.protocols.modbus.turns import Urgency
 
-TOGETHER_S = 0.2
-"""Samples of one poll go out together, but none waits longer than this for the rest of a slow line."""
+TOGETHER_NS = 20_000_000
+"""What was asked for within 20 ms is one batch: a poll on a fast line. On slow ones each block goes out at once.
+
+A batch has the time of its first request, so a longer one would make what was read after a command, here or at another
+device, look as if it had been read before: the command's feedback would not be believed.
+"""
 REFUSED_AGAIN_S = 60.0
 """What the device refuses for good (exceptions 01 to 03) is asked again so often."""
 
@@ -285,8 +289,8 @@ class Poller:
     def _gather(self, reading: Reading, samples: list[Sample]) -> None:
         if not samples:
             return
-        if self._line.writes != self._writes_before:
-            self._flush()  # what was read before a command must not make what was read after it look older
+        if self._line.writes != self._writes_before or self._sent.mono_ns - self._first_mono_ns > TOGETHER_NS:
+            self._flush()
         if not (self._state or self._events):
             self._first_mono_ns = self._sent.mono_ns
             self._writes_before = self._line.writes
@@ -300,7 +304,7 @@ class Poller:
                 (self._events if sample.point in events else self._state).append(sample)
 
     def _flush_in_time(self) -> None:
-        if (self._state or self._events) and clock.mono_ns() - self._first_mono_ns > TOGETHER_S * 1e9:
+        if (self._state or self._events) and clock.mono_ns() - self._first_mono_ns > TOGETHER_NS:
             self._flush()
 
     def _flush(self) -> None:

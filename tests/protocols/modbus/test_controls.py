@@ -267,19 +267,6 @@ async def test_a_command_given_up_by_its_asker_is_still_carried_out_once_and_bro
             await until(lambda: peer.writes == ["050007ff00", "0500070000"])
 
 
-async def test_after_a_command_everything_is_handed_on_so_that_a_setting_proves_itself_unchanged():
-    watch = Watch()
-    points = [commanded(0, A, "HR:120", "HR:120")]
-    async with Peer() as peer, driving(device(peer.port, points, poll_s=0.05), watch) as (driver, _):
-        before = len(watch.samples(0))
-        sent_ns = time.monotonic_ns()
-        assert await driver.operate(command(0, 120)) == DONE  # what it holds already
-        await until(lambda: len(watch.samples(0)) > before + 1)
-        proofs = [batch for batch in watch.batches if batch.mono_ns > sent_ns]
-        assert proofs
-        assert proofs[-1].samples[0].value == 120
-
-
 # ---- guards
 
 

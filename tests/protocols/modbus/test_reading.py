@@ -340,15 +340,15 @@ async def test_a_device_without_points_to_read_is_up_while_it_is_connected():
         await peer.start()
 
 
-async def test_slow_lines_hand_on_what_they_have_before_the_poll_is_over():
+async def test_slow_lines_hand_on_each_block_at_once_with_the_time_of_its_own_request():
     watch = Watch()
     points = [point(row, A, f"HR:{100 * row}") for row in range(4)]
     async with Peer() as peer:
-        peer.script = lambda asked: [0.15, asked.good]
+        peer.script = lambda asked: [0.03, asked.good]
         async with driving(device(peer.port, points), watch):
-            assert [[s.point for s in batch.samples] for batch in watch.batches] == [[0, 1], [2, 3]]
-            first, second = watch.batches
-            assert first.mono_ns < second.mono_ns
+            assert [[s.point for s in batch.samples] for batch in watch.batches] == [[0], [1], [2], [3]]
+            for batch, asked in zip(watch.batches, peer.asked, strict=False):
+                assert 0 <= asked.at * 1e9 - batch.mono_ns < 20e6
 
 
 # ---- the disk
