@@ -33,6 +33,10 @@ class Build(NamedTuple):
         return self.only("*.deb")
 
     @property
+    def version(self) -> str:
+        return self.deb.name.split("_")[1]
+
+    @property
     def wheel(self) -> Path:
         return self.only("*.whl")
 
@@ -123,3 +127,15 @@ def unpacked() -> Path:
     subprocess.run(["dpkg-deb", "-x", str(built().deb), str(folder)], check=True)
     folder.chmod(0o755)
     return folder
+
+
+@functools.cache
+def second_version() -> Build:
+    """A build of a later version, with another example configuration."""
+    folder = scratch("second")
+    source = copy_of_source(folder / "source", version="99.0.0")
+    example = source / "etc" / "gatewayd.toml"
+    example.write_text(example.read_text() + "\n# the second version\n")
+    out = folder / "out"
+    out.mkdir()
+    return finish(start_build(source, out, "--squeeze", "0", SOURCE_DATE_EPOCH=epoch()), out)
