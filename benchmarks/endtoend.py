@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -139,6 +140,7 @@ class Record(msgspec.Struct):
 
 
 class State(msgspec.Struct):
+    t_recv: str = ""
     points: list[Record] = []
     events: list[Record] = []
 
@@ -149,6 +151,26 @@ class _Event(msgspec.Struct):
 
 _state = msgspec.json.Decoder(State)
 _event = msgspec.json.Decoder(_Event)
+
+
+def way(heard: Iterable[Heard]) -> str:
+    """Where the time goes: from the device's own time to the gateway's receipt, and from there to the subscriber."""
+    inward, outward = [], []
+    for one in heard:
+        if "/state/" in one.topic:
+            message = _state.decode(one.payload)
+            received = utc_ns(message.t_recv)
+            outward.append((one.utc_ns - received) / 1e6)
+            inward += [(received - utc_ns(record.t)) / 1e6 for record in message.points[-1:]]
+    return (
+        f"on the way: device to gateway p50 {percentile(inward, 0.5):.2f} p99 {percentile(inward, 0.99):.2f} ms, "
+        f"gateway to subscriber p50 {percentile(outward, 0.5):.2f} p99 {percentile(outward, 0.99):.2f} ms"
+    )
+
+
+def utc_ns(text: str) -> int:
+    whole, _, rest = text.rstrip("Z").partition(".")
+    return int(datetime.fromisoformat(whole + "+00:00").timestamp()) * 1_000_000_000 + int(rest.ljust(9, "0")[:9])
 
 
 def states(heard: Iterable[Heard]) -> Iterable[tuple[Heard, Record]]:
@@ -178,6 +200,7 @@ class Station:
         self._retain = retain
         self._topics = topics
         self.broker = Mosquitto(folder / "broker")
+        self.heard: list[Heard] = []
 
     async def __aenter__(self) -> Self:
         await self.broker.start()
@@ -223,18 +246,30 @@ class Station:
                 (good.add if record.quality == "good" else good.discard)(record.point)
         return time.monotonic() - self.started
 
-    async def measure(self, load: Load) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
-        """Let the load run; what it offered, and CPU share and memory of each process meanwhile."""
+    async def measure(
+        self, load: Load, seconds: float | None = None
+    ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
+        """Let the load run; what it offered, and CPU share and memory of each process meanwhile.
+
+        seconds: of a load that runs by itself until it is ended
+        """
         await asyncio.sleep(1.0)  # the start is over
         self.listener.heard.clear()
         pids = processes(self.gateway.pid, self.broker.pid)
         before = {name: usage(pid) for name, pid in pids.items()}
         began = time.monotonic()
-        load.go()
-        offered = await load.offered()
+        if seconds is None:
+            load.go()
+            offered = await load.offered()
+        else:
+            await asyncio.sleep(seconds)
         took = time.monotonic() - began
         after = {name: usage(pid) for name, pid in pids.items()}
         await asyncio.sleep(1.0)  # what is on its way
+        self.heard = list(self.listener.heard)
+        if seconds is not None:
+            load.process.terminate()
+            offered = await load.offered()
         return offered, {
             name: ((after[name].cpu_s - before[name].cpu_s) / took * 100, after[name].rss_mib) for name in pids
         }
@@ -288,15 +323,16 @@ async def iec61850(folder: Path, seconds: float, *, retain: bool) -> None:
             offered, cpu = await s.measure(load)
             ticks = offered["ticks"]
             seen: dict[tuple[str, int], float] = {}
-            for one, record in states(s.listener.heard):
+            for one, record in states(s.heard):
                 if record.point != "L/IND":
                     key = record.point, int(record.value)
                     if 1 <= key[1] <= len(ticks):
                         seen.setdefault(key, (one.mono_ns - ticks[key[1] - 1]) / 1e6)
-            fired = [(one, event) for one, event in events(s.listener.heard) if event["point"] == "L/IND"]
+            fired = [(one, event) for one, event in events(s.heard) if event["point"] == "L/IND"]
             lines = [
                 delivery(offered, len(seen)),
                 latency(list(seen.values())),
+                way(s.heard),
                 f"events offered {offered['events']}, delivered {len(fired)}",
                 "events " + latency([(one.mono_ns - ticks[at]) / 1e6 for at, (one, _) in enumerate(fired)]),
             ]
@@ -305,11 +341,70 @@ async def iec61850(folder: Path, seconds: float, *, retain: bool) -> None:
         await load.end()
 
 
+async def modbus(folder: Path, seconds: float, *, retain: bool) -> None:
+    """20 devices of 500 registers, polled at 1 Hz, all changing: 10,000 values/s."""
+    devices, registers = 20, 500
+    load = await Load.start("load_modbus", "--devices", devices, "--registers", registers, "--seconds", 600)
+    rows = {
+        f"m{d}.csv": "point,kind,address\n" + "".join(f"M{d}/R{n},analog,HR:{n}:u16\n" for n in range(registers))
+        for d in range(devices)
+    }
+    config = "".join(
+        f'[[device]]\nname = "M{d}"\nprotocol = "modbus"\nhost = "127.0.0.1"\nport = {load.ports[d]}\n'
+        f'points = "m{d}.csv"\n[device.modbus]\nunit = 1\npoll_s = 1.0\n'
+        for d in range(devices)
+    )
+    try:
+        async with Station(folder, config, rows, retain=retain, topics=["gw/bench/state/#"]) as s:
+            await s.good(devices * registers)
+            offered, cpu = await s.measure(load, seconds)
+            heard = s.heard
+            values: dict[str, set[float]] = {}
+            late: list[float] = []
+            for one, record in states(heard):
+                values.setdefault(record.point, set()).add(record.value)
+                late.append((one.utc_ns - utc_ns(record.t)) / 1e6)
+            # every register has another value each second: between two values heard none may be missing
+            lost = sum(int(max(seen) - min(seen)) + 1 - len(seen) for seen in values.values() if max(seen) < 65535)
+            delivered = sum(map(len, values.values()))
+            asked = f"the devices were asked {offered.get('requests')} times"
+            lines = [
+                f"{delivered} values delivered ({delivered / seconds:,.0f}/s), lost {lost}; {asked}",
+                "from the middle of the request, " + latency(late),
+            ]
+            report(f"Modbus: {devices} devices x {registers} registers at 1 Hz ({_retained(retain)})", lines, cpu)
+    finally:
+        await load.end()
+
+
+async def start(folder: Path, _seconds: float, *, retain: bool) -> None:
+    """10,000 points of 20 Modbus devices: from the start of the daemon until every one is published as good."""
+    devices, registers = 20, 500
+    load = await Load.start("load_modbus", "--devices", devices, "--registers", registers, "--seconds", 600)
+    rows = {
+        f"m{d}.csv": "point,kind,address\n" + "".join(f"M{d}/R{n},analog,HR:{n}:u16\n" for n in range(registers))
+        for d in range(devices)
+    }
+    config = "".join(
+        f'[[device]]\nname = "M{d}"\nprotocol = "modbus"\nhost = "127.0.0.1"\nport = {load.ports[d]}\n'
+        f'points = "m{d}.csv"\n[device.modbus]\nunit = 1\n'
+        for d in range(devices)
+    )
+    try:
+        async with Station(folder, config, rows, retain=retain, topics=["gw/bench/state/#"]) as s:
+            took = await s.good(devices * registers)
+            print(
+                f"\nstart: {devices * registers} points all good {took:.2f} s after the daemon was started", flush=True
+            )
+    finally:
+        await load.end()
+
+
 def _retained(retain: bool) -> str:
     return "with retained points" if retain else "without retained points"
 
 
-SCENARIOS = {"iec61850": iec61850}
+SCENARIOS = {"iec61850": iec61850, "modbus": modbus, "start": start}
 
 
 async def main(arguments: list[str] | None = None) -> None:

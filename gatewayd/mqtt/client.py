@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import random
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -83,7 +84,10 @@ class Session:
         self._moved = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._blocked_fd = -1
+        self._unsent = bytearray()
         self._paho.on_publish = self._on_publish
+        # paho would make a system call for each packet; gathered, all of one turn of the loop are one.
+        self._paho._sock_send = self._gather  # type: ignore[method-assign,assignment]  # noqa: SLF001
         self._paho.on_socket_register_write = self._on_want_write
         self._paho.on_socket_unregister_write = self._on_written
 
@@ -189,16 +193,39 @@ class Session:
             _fail(self._client, error)
         finally:
             self._paho.on_publish = self._on_publish
+        self._write_out()
+
+    def _gather(self, data: bytes | bytearray) -> int:
+        self._unsent += data
+        return len(data)
+
+    def _write_out(self) -> None:
         sock = self._paho.socket()
-        if sock is not None and self._paho.want_write():
-            if self._blocked_fd < 0:
-                self._blocked_fd = sock.fileno()
-                self._loop.add_writer(self._blocked_fd, self._flush)
-        else:
+        if sock is None or not self._unsent:
             self._unblock()
+            return
+        try:
+            sent = sock.send(self._unsent)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            sent = 0
+        except OSError as error:
+            _fail(self._client, error)
+            return
+        del self._unsent[:sent]
+        if not self._unsent:
+            self._unblock()
+        elif self._blocked_fd < 0:
+            self._blocked_fd = sock.fileno()
+            self._loop.add_writer(self._blocked_fd, self._write_out)
 
     def _on_written(self, _: Any, __: Any, ___: Any) -> None:
-        self._unblock()
+        """What paho thinks is written may still be with us: `_write_out` knows."""
+
+    async def finish(self) -> None:
+        """Wait until all is written; from then on paho writes by itself (its DISCONNECT closes the socket)."""
+        self._flush()
+        await self.wait_flowing()
+        self._paho.__dict__.pop("_sock_send", None)
 
     def _unblock(self) -> None:
         if self._blocked_fd >= 0:
@@ -298,6 +325,7 @@ class Connection:
                         await farewell(session)
             with contextlib.suppress(TimeoutError, aiomqtt.MqttError):
                 async with asyncio.timeout(FAREWELL_TIMEOUT_S):
+                    await session.finish()
                     await client.__aexit__(None, None, None)
             raise
         finally:
