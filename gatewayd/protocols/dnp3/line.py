@@ -55,6 +55,7 @@ class Line:
         self._incoming, self._outgoing = Splitter(), Splitter()
         self._wire: Wire | None = None
         self._listener: socket.socket | None = None
+        self._accepted: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
         self._loopback: asyncio.Transport | None = None
         self._connected: asyncio.Task[None] | None = None
         self._channel: Any = None
@@ -73,6 +74,7 @@ class Line:
         listener.setblocking(False)
         listener.bind(("127.0.0.1", 0))
         listener.listen()
+        asyncio.get_running_loop().add_reader(listener, self._accept)
         port = listener.getsockname()[1]
         self._channel = await library.off_loop(library.add_channel, self._device.name, port)
 
@@ -102,21 +104,31 @@ class Line:
         """Shut a master down; its callbacks have been let go of before. False where that did not end in time."""
         return await _within(library.off_loop(master.Shutdown))
 
-    async def _connect(self) -> None:
-        """Take the one connection that opendnp3 makes; close the listener after it."""
-        loop = asyncio.get_running_loop()
+    def _accept(self) -> None:
+        """Take the one connection that opendnp3 makes, and no other; close the listener after it."""
+        assert self._listener is not None
+        with contextlib.suppress(OSError):
+            sock, _ = self._listener.accept()
+            if not _is_ours(sock):
+                sock.close()
+                return
+            self._stop_listening()
+            self._accepted.set_result(sock)
+
+    def _stop_listening(self) -> None:
         listener, self._listener = self._listener, None
-        assert listener is not None
-        with listener:
-            try:
-                async with asyncio.timeout(LOOPBACK_LIMIT_S):
-                    while True:
-                        sock, _ = await loop.sock_accept(listener)
-                        if _is_ours(sock):
-                            break
-                        sock.close()
-            except TimeoutError:
-                raise LinkLost("opendnp3 did not connect to its loopback") from None
+        if listener is not None:
+            asyncio.get_running_loop().remove_reader(listener)
+            listener.close()
+
+    async def _connect(self) -> None:
+        """Wait until opendnp3 is connected, then let the field speak."""
+        try:
+            async with asyncio.timeout(LOOPBACK_LIMIT_S):
+                sock = await asyncio.shield(self._accepted)
+        except TimeoutError:
+            raise LinkLost("opendnp3 did not connect to its loopback") from None
+        loop = asyncio.get_running_loop()
         self._loopback, _ = await loop.connect_accepted_socket(lambda: _Loopback(self), sock)
         self.resume()
 
@@ -178,13 +190,14 @@ class Line:
         self._end("closed")
         if self._wire is not None:
             self._wire.close()
-        if self._listener is not None:
-            self._listener.close()
+        self._stop_listening()
         if self._connected is not None:
             self._connected.cancel()
             await asyncio.gather(self._connected, return_exceptions=True)
         if self._loopback is not None:
             self._loopback.abort()
+        elif self._accepted.done():
+            self._accepted.result().close()
         channel, self._channel = self._channel, None
         if channel is not None:
             await _within(library.off_loop(channel.Shutdown))

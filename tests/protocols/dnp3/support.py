@@ -17,6 +17,8 @@ from gatewayd.protocols.dnp3.driver import Dnp3Driver
 from gatewayd.protocols.supervise import RecordingSink
 
 NAME = "FDR12"
+HUNG_UP = ("the device closed the connection", "the connection broke: Connection reset by peer")
+"""How it is told that the far end closed; the second where it had not read all."""
 _ids = itertools.count(1)
 
 

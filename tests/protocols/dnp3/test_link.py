@@ -25,7 +25,7 @@ from tests.protocols.dnp3.outstation import (
     ranged,
     time48,
 )
-from tests.protocols.dnp3.support import Watch, clock_in_step, device, driving, ended, point, until
+from tests.protocols.dnp3.support import HUNG_UP, Watch, clock_in_step, device, driving, ended, point, until
 
 POINTS = [point(0, Kind.BINARY, "BI:0")]
 STATIC = ranged(1, 2, 0, [b"\x81"])
@@ -78,7 +78,7 @@ async def test_a_peer_that_accepts_and_closes() -> None:
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     async with server:
         text = await lost(device(server.sockets[0].getsockname()[1], POINTS))
-    assert text == "the device closed the connection"
+    assert text in HUNG_UP
 
 
 async def test_a_mute_peer_is_given_up_after_two_requests() -> None:
@@ -176,7 +176,7 @@ async def test_cut_and_reopened_reads_everything_again() -> None:
             async with driving(driver, watch) as (_, task):
                 assert sum(request.class0 for request in rtu.requests) == before + 1
                 rtu.hang_up()
-                assert str(await ended(task)) == "the device closed the connection"
+                assert str(await ended(task)) in HUNG_UP
         assert driver.counters()["connections"] == 3
         assert watch.gaps == []
 
@@ -263,7 +263,7 @@ async def test_a_peer_that_speaks_at_once_is_heard() -> None:
         await rtu.stop()
         await rtu.listen()
         async with driving(device(rtu.port, POINTS), watch):
-            assert rtu.functions()[0] == Function.CONFIRM
+            assert Function.CONFIRM in rtu.functions()[:2]  # beside the first request
 
 
 async def test_a_response_that_never_ends_is_not_taken_for_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
