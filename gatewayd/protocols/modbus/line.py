@@ -281,7 +281,12 @@ class Line(asyncio.Protocol):
                     self._late_until = self._last_octet_in + QUIET_AFTER_LATE_S
                 until = max(until, self._late_until)
             if now >= until:
-                return
+                heard = self._last_octet_in
+                for _ in range(2):  # so that what the kernel holds already is seen, however late this loop is
+                    await asyncio.sleep(0)
+                if self._last_octet_in == heard:
+                    return
+                continue
             if now > gives_up:
                 self.close("the line is never silent")
                 return

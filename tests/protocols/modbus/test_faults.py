@@ -69,7 +69,7 @@ ENDS = {
 @pytest.mark.parametrize("lie", list(TCP_LIES))
 async def test_a_false_answer_on_tcp_costs_one_block_and_no_value(lie: str):
     watch = Watch()
-    options = {"timeout_s": 0.05, "missed_polls": 2, "poll_s": 0.02}
+    options = {"timeout_s": 0.15, "missed_polls": 2, "poll_s": 0.02}
     async with Peer() as peer, driving(device(peer.port, POINTS, **options), watch) as (_, task):
         peer.script = lambda asked: TCP_LIES[lie](asked) if asked.function == 3 else [asked.good]
         seen = len(peer.asked)
@@ -105,7 +105,7 @@ async def test_a_broken_stream_ends_the_connection_at_once(end: str):
 async def test_a_false_answer_on_rtu_gives_no_value(lie: str):
     watch = Watch()
     async with Peer(rtu=True) as peer:
-        made = device(peer.port, POINTS, framer="rtu-over-tcp", timeout_s=0.05, missed_polls=2, poll_s=0.02)
+        made = device(peer.port, POINTS, framer="rtu-over-tcp", timeout_s=0.15, missed_polls=2, poll_s=0.02)
         async with driving(made, watch) as (_, task):
             peer.script = lambda asked: LIES[lie](asked) if asked.function == 3 else [asked.good]
             await until(lambda: watch.quality(0) == GOOD | q.QUESTIONABLE | q.COMM_LOST)

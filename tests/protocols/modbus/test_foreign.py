@@ -156,8 +156,8 @@ async def test_all_writes_are_what_the_other_stack_understands(server: Path, fra
         assert foreign.writes[:5] == [
             "050007ff00", "0f000800010101", "060078012c", "1000790001" + "02012d", "1000820002" + "040000c020",
         ]  # fmt: skip
-        await until(lambda: watch.value(4) == -2.5 and watch.value(0) is False)
-        assert [watch.value(row) for row in (1, 2, 3, 5, 6)] == [True, 300, 301, "SN 1", True]
+        expected = [False, True, 300, 301, -2.5, "SN 1", True]
+        await until(lambda: [watch.value(row) for row in range(7)] == expected)
 
 
 @FRAMERS

@@ -219,10 +219,10 @@ async def test_a_block_that_does_not_answer_is_old_then_lost_then_back_and_the_o
 async def test_a_device_that_does_not_answer_any_more_is_lost_after_some_polls():
     watch = Watch()
     points = [point(0, A, "IR:2:f32"), point(1, B, "DI:0")]
-    async with ModbusMeter() as meter, driving(device(meter.port, points, timeout_s=0.05), watch) as (driver, task):
+    async with ModbusMeter() as meter, driving(device(meter.port, points, timeout_s=0.15), watch) as (driver, task):
         meter.silent |= {2, 4}
         await until(task.done)
-        with pytest.raises(LinkLost, match=r"unit 1: 3 polls without an answer \(no answer within 0\.05 s\)"):
+        with pytest.raises(LinkLost, match=r"unit 1: 3 polls without an answer \(no answer within 0\.15 s\)"):
             task.result()
         assert driver.counters()["timeouts"] == 3  # one request a poll: the rest would only take as long
         assert watch.quality(0) == LOST
@@ -234,7 +234,7 @@ async def test_a_device_that_does_not_answer_any_more_is_lost_after_some_polls()
 async def test_a_first_block_that_never_answers_does_not_hide_the_others():
     watch = Watch()
     points = [point(0, B, "DI:0"), point(1, A, "HR:120"), point(2, A, "IR:0:f32")]
-    async with ModbusMeter() as meter, driving(device(meter.port, points, timeout_s=0.05), watch):
+    async with ModbusMeter() as meter, driving(device(meter.port, points, timeout_s=0.15), watch):
         meter.silent.add(2)
         meter.bank.set_holding_registers(120, [42])
         await until(lambda: watch.value(1) == 42)

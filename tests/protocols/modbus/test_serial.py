@@ -165,7 +165,7 @@ async def test_a_command_goes_before_the_polls_of_all_units():
 async def test_a_dead_unit_does_not_take_the_others_along():
     peer, watches = Peer(), {}
     with bus(peer, (1, 2)) as line:
-        async with several(line.path, range(1, 3), watches, timeout_s=0.05) as drivers:
+        async with several(line.path, range(1, 3), watches, timeout_s=0.25) as drivers:
             line.units = (1,)
             await until(drivers[2][1].done)
             with pytest.raises(LinkLost, match="unit 2: 3 polls without an answer"):
