@@ -1,8 +1,7 @@
-"""What is shipped beside the code: lock, Makefile, unit, example stations, README."""
+"""What is shipped beside the code: lock, Makefile, example stations, README. The unit: tests/systemd."""
 
 from __future__ import annotations
 
-import configparser
 import csv
 import io
 import os
@@ -130,68 +129,6 @@ def test_every_station_in_etc_loads(path: Path) -> None:
 def test_every_point_list_in_etc_is_used() -> None:
     used = {Path(name).resolve() for path in (ROOT / "etc").rglob("*.toml") for name in load(path).sources}
     assert {path.resolve() for path in (ROOT / "etc").rglob("*.csv")} <= used
-
-
-# --- the service ----------------------------------------------------------------------------------------------------
-
-UNIT = ROOT / "systemd" / "gatewayd.service"
-
-
-def unit(path: Path) -> dict[str, dict[str, list[str]]]:
-    """A unit file's sections; a key may stand several times."""
-    found: dict[str, dict[str, list[str]]] = {}
-    section = ""
-    for line in path.read_text().splitlines():
-        if not line or line.startswith("#"):
-            continue
-        if line.startswith("["):
-            section = line.strip("[]")
-            found.setdefault(section, {})
-        else:
-            key, value = line.split("=", 1)
-            found[section].setdefault(key, []).append(value)
-    return found
-
-
-def test_the_unit_runs_this_command_line_and_the_state_lies_where_the_example_says() -> None:
-    service = unit(UNIT)["Service"]
-    assert service["Type"] == ["notify"]
-    assert service["WatchdogSec"]
-    assert service["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
-    for key in ("ExecStartPre", "ExecStart"):
-        program, command, *options = service[key][0].split()
-        assert program.endswith("/bin/gatewayd")
-        assert command in cli.commands
-        assert options == ["-c", "/etc/gatewayd/gatewayd.toml"]
-    assert load(ROOT / "etc" / "gatewayd.toml").gateway.state_dir == Path("/var/lib") / service["StateDirectory"][0]
-
-
-def test_the_units_are_well_formed_and_the_clock_can_be_read() -> None:
-    for path in (UNIT, *(ROOT / "systemd").glob("*.conf")):
-        parser = configparser.RawConfigParser(strict=False, delimiters=("=",))
-        parser.optionxform = str  # type: ignore[assignment,method-assign]
-        parser.read(path)
-        assert parser.has_section("Service"), path
-    service = unit(UNIT)["Service"]
-    assert service["ProtectClock"] == ["no"]
-    assert service["SystemCallFilter"][-1].split() == ["adjtimex", "clock_adjtime"]
-
-
-def analyze(*words: str, files: list[Path], folder: Path) -> subprocess.CompletedProcess[str]:
-    """systemd-analyze over a unit and its drop-ins, with a program that exists in place of the installed one."""
-    text = "\n".join(path.read_text() for path in files)
-    text = re.sub(r"=(/opt/gatewayd/\S*bin/gatewayd|/bin/kill)", "=/bin/true", text)
-    target = folder / "gatewayd.service"
-    target.write_text(text)
-    return subprocess.run(["systemd-analyze", *words, str(target)], capture_output=True, text=True, check=False)
-
-
-def test_systemd_accepts_the_unit_and_rates_it_as_closed(tmp_path: Path) -> None:
-    verified = analyze("verify", files=[UNIT], folder=tmp_path)
-    assert "gatewayd.service" not in verified.stderr, verified.stderr
-    assert analyze("security", "--offline=true", "--threshold=15", files=[UNIT], folder=tmp_path).returncode == 0
-    opened = [UNIT, ROOT / "systemd" / "serial.conf", ROOT / "systemd" / "site.conf"]
-    assert analyze("security", "--offline=true", "--threshold=16", files=opened, folder=tmp_path).returncode == 0
 
 
 # --- README ---------------------------------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ from release.errors import BuildError
 from release.inventory import inventory
 
 from gatewayd import __version__
+from gatewayd.cli import cli
 from tests.packaging.support import PACKAGING, ROOT, built, unpacked
+from tests.systemd import unit
 
 
 def lock() -> dict[str, tuple[str, set[str]]]:
@@ -149,6 +151,29 @@ def test_a_package_without_a_known_licence_stops_the_build(tmp_path: Path) -> No
     (tmp_path / "native.toml").write_text("native = []\n")
     with pytest.raises(BuildError, match="thing: its metadata names no licence"):
         inventory([made_wheel(tmp_path, licence=None)], tmp_path, "3.11")
+
+
+# --- the handbook ---------------------------------------------------------------------------------------------------
+
+
+def test_what_the_handbook_names_exists() -> None:
+    text = (ROOT / "docs/operations.md").read_text()
+    named = {path.rstrip("./") for path in re.findall(r"/(?:usr|etc/gatewayd)[\w./-]*", text)}
+    own = {path for path in named if "gatewayd" in path and not path.startswith("/usr/lib/gatewayd/bin/python3")}
+    made_by_hand = {"/etc/gatewayd/credentials", "/etc/gatewayd/credentials/mqtt-password", "/etc/gatewayd/tls"}
+    assert own - made_by_hand
+    assert [path for path in sorted(own - made_by_hand) if not (unpacked() / path.lstrip("/")).exists()] == []
+    words = set(re.findall(r"`?gatewayd (check|points|watch|control|run|demo|status|doctor|certs)\b", text))
+    assert words <= set(cli.commands), "a command that does not exist"
+
+
+def test_the_handbook_says_what_the_unit_says() -> None:
+    service = unit.service()
+    table = (ROOT / "docs/operations.md").read_text().split("## Limits")[1]
+    assert service["MemoryMax"] == ["1G"]
+    assert "`MemoryMax`) | 1 GiB |" in table
+    assert f"`TasksMax`) | {service['TasksMax'][0]} |" in table
+    assert f"`LimitNOFILE`) | {service['LimitNOFILE'][0]} |" in table
 
 
 # --- checksums and signature ----------------------------------------------------------------------------------------
