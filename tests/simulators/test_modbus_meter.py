@@ -4,6 +4,7 @@ import asyncio
 import csv
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,27 @@ async def test_it_refuses_in_local_and_goes_away_and_comes_back():
         meter.start()
         async with driving(driver, watch):
             assert watch.ups == 2
+
+
+async def test_lockout_refuses_closing_only():
+    points = list(points_of("etc/demo/points/mtr3.csv"))
+    async with ModbusMeter() as meter, driving(device(meter.port, points), Watch()) as (driver, _):
+        meter.feeder.lockout = True
+        assert (await driver.operate(command(7, True))).verdict == "refused"
+        assert (await driver.operate(command(7, False))).verdict == "done"
+
+
+async def test_answers_can_be_late_in_all_or_for_one_function():
+    points = list(points_of("etc/demo/points/mtr3.csv"))
+    async with ModbusMeter() as meter, driving(device(meter.port, points, timeout_s=2), Watch()) as (driver, _):
+        meter.slow[5] = 0.2
+        began = time.monotonic()
+        assert (await driver.operate(command(7, False))).verdict == "done"
+        assert 0.2 <= time.monotonic() - began < 1
+        meter.delay_s = 0.05
+        began = time.monotonic()
+        await driver.interrogate()
+        assert time.monotonic() - began >= 0.15
 
 
 async def test_the_command_line_serves():

@@ -96,7 +96,7 @@ NOT_IMPLEMENTED: dict[str, int] = {
 
 
 class UnfitError(ValueError):
-    """A value that the type cannot hold. fits: the type is right, the number too large or too small."""
+    """A value that the type cannot hold. too_large: of the right sort, but too large, too small or too long."""
 
     def __init__(self, message: str, *, too_large: bool = False) -> None:
         self.too_large = too_large
