@@ -250,6 +250,6 @@ async def test_backup_and_restore_as_the_handbook_says(tmp_path: Path) -> None:
         await here.box.run("sh", "-euc", handbook("rm -f /var/lib/gatewayd/journal"))
         await here.good()
         assert here.status["epoch"] != before["epoch"], "no number is ever used for two events"
-        gaps = [event for event in here.station.console.events() if event["type"] == "gap"]
+        gaps = [event for event in here.station.console.events() if event.get("type") == "gap"]
         assert [gap["cause"] for gap in gaps] == ["journal-restored"]
         assert gaps[0]["previous_epoch"] == before["epoch"]

@@ -88,8 +88,8 @@ def private_view(wanted: Sandbox, root: Path, state: Path) -> None:
         _devices()
     read_only("/", whole_tree=True)
     read_only(own, undo=True)
-    for place in ("/dev/shm",):
-        if Path(place).is_dir():
+    for place in ("/dev", "/dev/pts", "/dev/shm", "/dev/mqueue"):  # ProtectSystem=strict leaves /dev out
+        if os.path.ismount(place):
             read_only(place, undo=True)
     if "PrivateTmp" in wanted.switches:
         for place in ("/tmp", "/var/tmp"):

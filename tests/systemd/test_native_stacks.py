@@ -42,10 +42,18 @@ async def test_a_driver_reads_selects_and_operates_under_the_restrictions(
     said, log = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 0, log.decode()[-3000:]
     found: dict[str, Any] = json.loads(said)
-    print(found)
     assert found["points"] >= 6
     assert {found[step] for step in ("interrogated", "selected", "operated")} == {"done"}, found
     await until(lambda: feeder.breaker == OPEN, "the breaker is open")
     assert "MemoryDenyWriteExecute" in box.report["switches"]
     assert found["worker"]["rss_kib"] < WORKER_KIB
     assert found["worker"]["threads"] < THREADS[protocol]
+
+
+def test_a_serial_line_can_be_used_with_its_drop_in() -> None:
+    box = Box()
+    found = box.run(PYTHON, f"{PROOF}/serial_line.py", dropins=("serial.conf",))
+    assert found["port"].startswith("/dev/pts/")
+    assert (found["read"], found["written"], found["silence"]) == ("010302", "0183", "")
+    assert "PrivateDevices" not in box.report["switches"]
+    assert "DeviceAllow" in box.report["init"]
