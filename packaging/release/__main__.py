@@ -36,7 +36,7 @@ def make(root: Path, out: Path, *, python: Path, cache: Path, key: Path | None =
     python: the system's interpreter the package will run with
     cache: a folder where downloaded wheels stay
     key: Ed25519, to sign with
-    squeeze: 0 to 9, how hard the package is compressed
+    squeeze: 1 to 9, how hard the package is compressed; 0 not at all
     """
     target = wheels.target(python)
     if key is not None:

@@ -76,9 +76,10 @@ def build(tree: Path, source: Path, out: Path, *, version: str, epoch: int, need
     (control / "control").write_text(re.sub(r"@([A-Z]+)@", lambda found: fields[found[1]], text))
     layout.normalise(tree, epoch)
     path = out / f"gatewayd_{version}_{fields['ARCHITECTURE']}.deb"
+    kind = ("-Zxz", f"-z{squeeze}") if squeeze else ("-Znone",)
     # One thread: xz writes other bytes with several.
     same = {"SOURCE_DATE_EPOCH": str(epoch), "DPKG_DEB_THREADS_MAX": "1"}
-    run(["dpkg-deb", "--root-owner-group", "-Zxz", f"-z{squeeze}", "--build", tree, path], env=same)
+    run(["dpkg-deb", "--root-owner-group", *kind, "--build", tree, path], env=same)
     return path
 
 

@@ -58,6 +58,7 @@ def files(source: Path, tree: Path, *, version: str, epoch: int, sbom: str, lice
         "README.md": f"{DOC}/README.md",
         "CHANGELOG.md": f"{DOC}/CHANGELOG.md",
         "systemd/README.md": f"{DOC}/systemd/README.md",
+        "packaging/README.md": f"{DOC}/packaging/README.md",
         "docs": f"{DOC}/docs",
         "packaging/debian/copyright": f"{DOC}/copyright",
         "packaging/debian/lintian-overrides": "usr/share/lintian/overrides/gatewayd",

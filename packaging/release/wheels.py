@@ -7,6 +7,7 @@ and not those of the environment that builds.
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import shutil
 import sys
@@ -63,16 +64,19 @@ def download(target: Target, lock: Path, cache: Path, out: Path) -> list[Path]:
 
 def install(target: Target, lock: Path, wheels: Sequence[Path], own: Path, folder: Path) -> None:
     """Install the lock's wheels and our own into a folder of packages; no network, no byte code, no scripts."""
-    words = ("--isolated", "--no-index", "--no-deps", "--no-compile", "--no-warn-script-location")
-    root = ("--root-user-action", "ignore")
     with tempfile.TemporaryDirectory() as name:
         links = Path(name)
         for wheel in (*wheels, own):
             shutil.copyfile(wheel, links / wheel.name)
         # By name and not by path: a path would be written into direct_url.json.
-        places = ("--find-links", links, "--target", folder)
-        _pip(target.python, "install", *words, *root, *places, "--require-hashes", "-r", lock)
-        _pip(target.python, "install", *words, *root, *places, f"gatewayd=={own.name.split('-')[1]}")
+        digest = hashlib.sha256(own.read_bytes()).hexdigest()
+        wanted = links / "requirements.txt"
+        wanted.write_text(
+            f"{lock.read_text()}\n{own.name.split('-')[0]}=={own.name.split('-')[1]} --hash=sha256:{digest}\n"
+        )
+        quiet = ("--no-warn-script-location", "--root-user-action", "ignore")
+        words = ("--isolated", "--no-index", "--no-deps", "--no-compile", "--require-hashes", *quiet)
+        _pip(target.python, "install", *words, "--find-links", links, "--target", folder, "-r", wanted)
     for name in ("bin", "LICENSE", "NOTICE"):  # scripts of others; the licences lie in dist-info too
         path = folder / name
         if path.is_dir():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import signal
+import statistics
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from tests.systemd.support import Box, demo_config, needs_root
 
 pytestmark = needs_root
 
-WATCHDOG_S = 3.0
+WATCHDOG_S = 1.5
 
 
 class Served(Gateway):
@@ -71,8 +73,10 @@ async def test_the_service_does_the_main_job_under_its_restrictions(tmp_path: Pa
         assert feeder.breaker == OPEN
         assert list(box.state.iterdir()), "the journal lies in the state directory"
 
-        fed = await manager.hears("WATCHDOG=1", len(manager.times("WATCHDOG=1")) + 2)
-        assert fed - manager.times("WATCHDOG=1")[-2] < WATCHDOG_S / 2
+        await manager.hears("WATCHDOG=1", len(manager.times("WATCHDOG=1")) + 2)
+        fed = manager.times("WATCHDOG=1")
+        gaps = [after - before for before, after in itertools.pairwise(fed)]
+        assert statistics.median(gaps) < 0.7 * WATCHDOG_S
 
         config = box.root / "etc/gatewayd/gatewayd.toml"
         good = config.read_text()
@@ -105,6 +109,6 @@ async def test_a_loop_that_hangs_is_not_fed_for_and_says_where_it_hung(tmp_path:
         workers = children(manager.pid)
         await manager.hears("WATCHDOG=1")
         os.kill(manager.pid, signal.SIGUSR1)
-        assert await manager.watchdog_fires(deadline_s=2 * WATCHDOG_S) == -signal.SIGABRT
+        assert await manager.watchdog_fires(deadline_s=10) == -signal.SIGABRT
         assert "hang_on_purpose" in manager.log, "PYTHONFAULTHANDLER says where every thread was"
         await until(lambda: not any(alive(pid) for pid in workers), "no worker outlives the core")
