@@ -1,7 +1,7 @@
-"""opendnp3 in this process: one manager, its lifetime, and what its Python binding does not let one say.
+"""opendnp3 in this process: its managers, their lifetime, and what its Python binding does not let one say.
 
 Rules that hold here and everywhere beside it (each was seen to crash or hang the process otherwise):
-* the manager is shut down before the interpreter ends; nothing is added to it afterwards;
+* every manager is shut down before the interpreter ends; nothing is added to it afterwards;
 * whatever opens, enables or shuts down something native runs on a thread of its own, never inside a callback;
 * no callback lets an exception out.
 """
@@ -24,8 +24,6 @@ from gatewayd.protocols.driver import DeviceFault
 
 T = TypeVar("T")
 
-THREADS = 64
-"""Callbacks that may wait for the disk at the same time; each waits on a thread of opendnp3, one for each line."""
 LONGEST_FRAGMENT = 8192
 """Octets of a fragment from an outstation at most. The standard's default is 2048; some send more."""
 START_LIMIT_MS = 1000
@@ -33,24 +31,37 @@ START_LIMIT_MS = 1000
 _NEVER_MS = 0x7FFF_FFFF
 
 
-class _Manager:
-    """The one DNP3Manager, made when it is first needed."""
+class _Managers:
+    """One manager with one thread for each line that is open, so that a callback that waits holds up its own line only.
+
+    They are used again and never destroyed: a manager's destructor waits for its thread with the GIL held.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._manager: Any = None
+        self._all: list[Any] = []
+        self._idle: list[Any] = []
         self._ended = False
         self.before_end: set[Callable[[], None]] = set()
 
-    def get(self) -> Any:
+    def take(self) -> Any:
+        """A manager that nobody uses."""
         with self._lock:
             if self._ended:
                 raise RuntimeError("opendnp3 has been shut down")
-            if self._manager is None:
+            if self._idle:
+                return self._idle.pop()
+            if not self._all:
                 _raise_file_limit()
-                self._manager = dnp3.DNP3Manager(THREADS)
                 atexit.register(self._end)
-            return self._manager
+            manager = dnp3.DNP3Manager(1)
+            self._all.append(manager)
+            return manager
+
+    def give_back(self, manager: Any) -> None:
+        """It has no channels any more."""
+        with self._lock:
+            self._idle.append(manager)
 
     def _end(self) -> None:
         """Let go of every callback that still waits, then shut down: the interpreter could not end otherwise."""
@@ -58,20 +69,21 @@ class _Manager:
             self._ended = True
         for release in list(self.before_end):
             release()
-        self._manager.Shutdown()
+        for manager in self._all:
+            manager.Shutdown()
 
 
-_manager = _Manager()
+_managers = _Managers()
 
 
 def before_end(release: Callable[[], None]) -> None:
-    """Have this called at the end of the process, before the manager is shut down."""
-    _manager.before_end.add(release)
+    """Have this called at the end of the process, before the managers are shut down."""
+    _managers.before_end.add(release)
 
 
 def forget(release: Callable[[], None]) -> None:
     """It need not be called any more."""
-    _manager.before_end.discard(release)
+    _managers.before_end.discard(release)
 
 
 MOST_FILES = 65536
@@ -124,12 +136,25 @@ class Listener(dnp3.IChannelListener):  # type: ignore[misc]
     """opendnp3 wants one; the line knows the state of its connection better."""
 
 
-def add_channel(name: str, port: int) -> Any:
+class Channel:
     """A channel that connects to a port of our own on 127.0.0.1, once: nothing here ever reconnects by itself."""
-    retry = dnp3.ChannelRetry(_never(), _never())
-    retry.reconnectDelay = _never()
-    where = [dnp3.IPEndpoint("127.0.0.1", port)]
-    return _manager.get().AddTCPClient(name, dnp3.levels.NOTHING, retry, where, "127.0.0.1", Listener())
+
+    def __init__(self, name: str, port: int) -> None:
+        self._manager = _managers.take()
+        retry = dnp3.ChannelRetry(_never(), _never())
+        retry.reconnectDelay = _never()
+        where = [dnp3.IPEndpoint("127.0.0.1", port)]
+        levels = dnp3.levels.NOTHING
+        self._channel = self._manager.AddTCPClient(name, levels, retry, where, "127.0.0.1", Listener())
+
+    def add_master(self, name: str, soe: Any, application: Any, config: Any) -> Any:
+        """A master on it, not enabled; None where its addresses are taken."""
+        return self._channel.AddMaster(name, soe, application, config)
+
+    def shutdown(self) -> None:
+        """The end of it. Its callbacks have been let go of before; if one still waits, this does too."""
+        self._channel.Shutdown()
+        _managers.give_back(self._manager)
 
 
 def stack_config(options: Options) -> Any:

@@ -58,7 +58,7 @@ class Line:
         self._accepted: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
         self._loopback: asyncio.Transport | None = None
         self._connected: asyncio.Task[None] | None = None
-        self._channel: Any = None
+        self._channel: library.Channel | None = None
 
     async def open(self) -> None:
         """Open the transport and make the channel. Raises LinkLost, DeviceFault."""
@@ -76,12 +76,13 @@ class Line:
         listener.listen()
         asyncio.get_running_loop().add_reader(listener, self._accept)
         port = listener.getsockname()[1]
-        self._channel = await library.off_loop(library.add_channel, self._device.name, port)
+        self._channel = await library.off_loop(library.Channel, self._device.name, port)
 
     async def add_master(self, name: str, soe: Any, application: Any, options: Options) -> Any:
         """A master of one device, enabled; the first one makes the channel connect. Raises LinkLost, DeviceFault."""
+        assert self._channel is not None
         config = library.stack_config(options)
-        adding = asyncio.ensure_future(library.off_loop(self._channel.AddMaster, name, soe, application, config))
+        adding = asyncio.ensure_future(library.off_loop(self._channel.add_master, name, soe, application, config))
         try:
             master = await asyncio.shield(adding)
         except asyncio.CancelledError:
@@ -112,6 +113,7 @@ class Line:
             if not _is_ours(sock):
                 sock.close()
                 return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._stop_listening()
             self._accepted.set_result(sock)
 
@@ -200,7 +202,7 @@ class Line:
             self._accepted.result().close()
         channel, self._channel = self._channel, None
         if channel is not None:
-            await _within(library.off_loop(channel.Shutdown))
+            await _within(library.off_loop(channel.shutdown))
 
 
 class _Loopback(asyncio.Protocol):

@@ -55,13 +55,16 @@ def mark(samples: Sequence[Sample], codes: Mapping[int, int]) -> Mark:
     return Mark(len(facts), digest)
 
 
-def known(samples: Sequence[Sample], last: Mark | None, codes: Mapping[int, int], *, fresh: bool) -> int:
-    """How many events at the beginning are those of the mark. fresh: the first events since the connection was made."""
-    if last is None or not last.events:
+def known(samples: Sequence[Sample], whole: Mark, last: Mark | None, codes: Mapping[int, int], *, fresh: bool) -> int:
+    """How many events at the beginning are those of the mark `last`.
+
+    whole: the mark of all the samples; fresh: they are the first events since the connection was made
+    """
+    if last is None or not last.events or last.events > len(samples):
         return 0
-    if len(samples) < last.events or (not fresh and len(samples) != last.events):
-        return 0
-    return last.events if mark(samples[: last.events], codes) == last else 0
+    if last.events == len(samples):
+        return last.events if whole == last else 0
+    return last.events if fresh and mark(samples[: last.events], codes) == last else 0
 
 
 def timed(samples: Sequence[Sample]) -> bool:

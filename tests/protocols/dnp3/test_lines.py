@@ -213,16 +213,16 @@ async def test_outstations_behind_one_tcp_port_share_a_connection() -> None:
 async def test_nobody_else_gets_into_the_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another connection to the loopback is closed, and opendnp3's is taken all the same."""
     intruders: list[socket.socket] = []
-    add_channel = library.add_channel
+    channel = library.Channel
 
-    def after_an_intruder(name: str, port: int) -> object:
+    def after_an_intruder(name: str, port: int) -> library.Channel:
         intruder = socket.socket()
         intruder.bind(("127.0.0.1", 0))
         intruders.append(intruder)
         intruder.connect(("127.0.0.1", port))
-        return add_channel(name, port)
+        return channel(name, port)
 
-    monkeypatch.setattr(library, "add_channel", after_an_intruder)
+    monkeypatch.setattr(library, "Channel", after_an_intruder)
     really = line._is_ours
     # the intruder is this very process here: what tells it apart must be said for the test
     monkeypatch.setattr(
@@ -272,6 +272,28 @@ def _own_inodes() -> set[str]:
             if target.startswith("socket:["):
                 found.add(target[8:-1])
     return found
+
+
+async def test_a_fragment_in_pieces_is_not_held_up_by_nagle() -> None:
+    """Both ends of the loopback send without delay; asyncio leaves it out for accepted sockets without a protocol."""
+    async with Outstation(static=STATIC) as rtu, driving(device(rtu.port, POINTS), Watch()):
+        (one,) = line.lines()._lines.values()
+        assert one._loopback is not None
+        sock = one._loopback.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        ends = list(line._own_sockets())
+        try:
+            far = [end for end in ends if _pair(end) == (sock.getpeername(), sock.getsockname())]
+            assert [end.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for end in far] == [1]
+        finally:
+            for end in ends:
+                end.close()
+
+
+def _pair(sock: socket.socket) -> tuple[object, object]:
+    with contextlib.suppress(OSError):
+        return sock.getsockname(), sock.getpeername()
+    return None, None
 
 
 async def test_nothing_is_left_behind_by_many_connections() -> None:
