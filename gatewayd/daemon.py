@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 import sys
 import uuid
@@ -38,6 +39,8 @@ log = structlog.get_logger("daemon")
 
 SWITCH_INTERVAL_S = 0.0005
 """The journal's thread must get the GIL from a busy loop (docs/delivery.md)."""
+GC_THRESHOLD = (50_000, 20, 100)
+"""Samples and records are many, short-lived and hold no cycles."""
 CLOCK_EVERY_S = 1.0
 FLUSH_S = 3.0
 """So long the broker has, at the end, to take what is already numbered."""
@@ -163,6 +166,9 @@ class Daemon:
             "reload": self._reloads,
         }
         inner = [tasks.create_task(_coroutine(run), name=name) for name, run in work.items()]
+        gc.collect()
+        gc.freeze()  # the configuration lives as long as we do: never looked at again
+        gc.set_threshold(*GC_THRESHOLD)
         health.ready(self._status())
         await self._stop.wait()
         await self._shut_down(outward, inward, inner)

@@ -99,6 +99,12 @@ class PointFeed:
                 self._mark_retained(group, group.rows)
                 group.snapshot_old = True
 
+    def snapshot_now(self, device: str) -> None:
+        """Refresh the device's snapshot without waiting for its turn."""
+        for group in self._groups:
+            if group.device == device:
+                group.snapshot_old, group.snapshot_after = True, 0.0
+
     def _mark_retained(self, group: Group, rows: Iterable[int]) -> None:
         if group.retain:
             for row in rows:

@@ -103,6 +103,8 @@ class Publisher:
         """A device's link changed (`device/<device>`)."""
         topic = self._topics.device(device)
         self._links[topic] = self._put(topic, contract.device(link, since_ns, cause, protocol))
+        if link is Link.UP:  # everything has just been read: whoever comes now shall not see what was before
+            self._points.snapshot_now(device)
 
     def configure(self, database: Database, devices: Sequence[DeviceInfo], config_sha256: str) -> None:
         """Take a new configuration: catalog and points anew; retained topics of what left are cleared."""

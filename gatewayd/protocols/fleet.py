@@ -100,8 +100,13 @@ class Fleet:
             self._begin(self._start(group, group.host, device), device.name)
 
     def _shard_of(self, device: Device) -> str:
-        """Devices of one serial line share it, so they stay together; all others by their name."""
-        key = device.serial.port if device.serial is not None else device.name
+        """Devices that share a line (serial, or one connection for several units) stay together; others by name."""
+        if device.serial is not None:
+            key = device.serial.port
+        elif device.framer == "rtu-over-tcp" or device.options.get("one_connection"):
+            key = f"{device.host}:{device.port}"
+        else:
+            key = device.name
         number = zlib.crc32(key.encode()) % self._shards.get(device.protocol, 1)
         return f"{device.protocol}-{number}"
 

@@ -135,12 +135,20 @@ async def test_divided_workers_that_are_calm_are_put_together_again(monkeypatch:
         await asyncio.wait({task})
 
 
-async def test_devices_of_one_serial_line_share_a_worker() -> None:
+async def test_devices_of_one_line_share_a_worker() -> None:
     core = FakeCore()
     async with sailing(core, in_process=True, shards={"modbus": 4}) as fleet:
         line = Serial(port="/dev/ttyS9")
         await fleet.configure([device(f"S{n}", row=n, serial=line) for n in range(8)])
         assert len({fleet._group_of[f"S{n}"].name for n in range(8)}) == 1
+    core = FakeCore()
+    async with sailing(core, in_process=True, shards={"modbus": 4}) as fleet:
+        bus = [device(f"B{n}", row=n, framer="rtu-over-tcp") for n in range(8)]
+        own = [device(f"C{n}", row=10 + n, options={"one_connection": True}) for n in range(8)]
+        free = [device(f"D{n}", row=20 + n) for n in range(8)]
+        await fleet.configure([*bus, *own, *free])
+        assert len({fleet._group_of[one.name].name for one in [*bus, *own]}) == 1
+        assert len({fleet._group_of[one.name].name for one in free}) > 1
 
 
 # ---- culprits, pure
