@@ -165,12 +165,13 @@ class LoadOutstation:
 async def produce(outstations: list[LoadOutstation], rate: float, seconds: float) -> None:
     """Events at a rate, in equal shares, for some time."""
     began = time.monotonic()
-    made = 0.0
+    made = 0
     while (passed := time.monotonic() - began) < seconds:
         due = int(min(passed, seconds) * rate)
-        share, rest = divmod(int(due - made), len(outstations))
+        share, rest = divmod(due - made, len(outstations))
         for at, outstation in enumerate(outstations):
-            count = share + (at < rest)
+            # the rest goes on where it ended the last time
+            count = share + ((at - made) % len(outstations) < rest)
             if count:
                 outstation.make(count)
             else:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import socket
-from collections.abc import AsyncIterator, Iterator
+import struct
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -27,7 +29,7 @@ from gatewayd.protocols.dnp3.turn import Turn
 from gatewayd.protocols.dnp3.wire import Wire, open_wire
 from gatewayd.protocols.driver import DeviceFault, LinkLost
 
-LOOPBACK_LIMIT_S = 5.0
+LOOPBACK_LIMIT_S = 15.0
 """opendnp3 connects to its loopback within this time or the connection is given up."""
 LONGEST_STOP_S = 5.0
 """How long a native shutdown may take before nobody waits for it any more."""
@@ -227,28 +229,30 @@ class _Loopback(asyncio.Protocol):
 
 def _is_ours(accepted: socket.socket) -> bool:
     """Whether the other end is a socket of this process; if so it sends without delay from now on (TCP_NODELAY)."""
-    here, there = accepted.getsockname(), accepted.getpeername()
-    for other in _own_sockets():
-        with other, contextlib.suppress(OSError):
-            if other.family == socket.AF_INET and other.getsockname() == there and other.getpeername() == here:
-                other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return True
+    number = own_descriptor(accepted.getpeername())
+    if number is None:
+        return False
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as other:
+        if (other.getsockname(), other.getpeername()) == (accepted.getpeername(), accepted.getsockname()):
+            other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return True
     return False
 
 
-def _own_sockets() -> Iterator[socket.socket]:
-    """Every socket of this process by a descriptor of its own, which the caller closes."""
-    for entry in list(Path("/proc/self/fd").iterdir()):
-        with contextlib.suppress(OSError):
-            if not str(entry.readlink()).startswith("socket:"):
-                continue
-            copy = os.dup(int(entry.name))
-            try:
-                found = socket.socket(fileno=copy)
-            except OSError:  # the number was given to something else meanwhile
-                os.close(copy)
-                continue
-            yield found
+_libc = ctypes.CDLL(None)
+
+
+def own_descriptor(name: tuple[str, int]) -> int | None:
+    """The file descriptor of this process whose socket has this IPv4 address and port, None where there is none."""
+    host, port = name
+    wanted = struct.pack("=HH4s", socket.AF_INET, socket.htons(port), socket.inet_aton(host))
+    found = ctypes.create_string_buffer(16)
+    size = ctypes.c_uint32()
+    for number in sorted((int(entry.name) for entry in Path("/proc/self/fd").iterdir()), reverse=True):
+        size.value = len(found)
+        if not _libc.getsockname(number, found, ctypes.byref(size)) and found.raw[: len(wanted)] == wanted:
+            return number
+    return None
 
 
 async def _within(work: Any) -> bool:
