@@ -26,6 +26,7 @@ from gatewayd.config_tables import (
     JournalTable,
     WorkerSettings,
     bad_name,
+    exposed,
 )
 from gatewayd.control import settings as control_settings
 from gatewayd.control.settings import ControlSettings
@@ -38,7 +39,7 @@ from gatewayd.points.expressions import Expression
 from gatewayd.points.pointlist import STATION, Draft, PointList, read_points
 from gatewayd.points.types import ControlMode, PointSpec
 from gatewayd.problems import ConfigError, Problem, listed, shown, suggestion
-from gatewayd.protocols.device import Device
+from gatewayd.protocols.device import Device, Tls
 from gatewayd.protocols.registry import PROTOCOLS, configuration
 from gatewayd.toml_check import Source, checked, read_table
 from gatewayd.toml_locate import Path as TomlPath
@@ -47,6 +48,7 @@ __all__ = ["Config", "ConfigError", "GatewaySettings", "JournalSettings", "Probl
 
 S = TypeVar("S", bound=msgspec.Struct)
 
+SECRET_FILES = ("key_file", "password_file")
 MOST_OCTETS = 16 * 1024 * 1024
 
 
@@ -89,6 +91,18 @@ def load(path: Path) -> Config:
     Raises ConfigError with every mistake of all files, in the order of the files and their lines.
     """
     return _Loader(Path(path)).load()
+
+
+def named_files(config: Config) -> list[tuple[str, str, str]]:
+    """Every TLS file of the configuration: of (`mqtt` or a device's name), use (`ca`, `cert`, `key`, `crl`), name."""
+    tables: list[tuple[str, MqttSettings | Tls]] = [("mqtt", config.mqtt)]
+    tables += [(device.name, device.tls) for device in config.devices if device.tls is not None]
+    return [
+        (of, use, name)
+        for of, table in tables
+        for use in ("ca", "cert", "key", "crl")
+        if (name := getattr(table, f"{use}_file"))
+    ]
 
 
 class _Loader:
@@ -230,6 +244,8 @@ class _Loader:
                     self._source.mistake(
                         (*path, field), f"{field}: found {shown(name)}, which is no file; {_FILE_HELP}"
                     )
+                elif field in SECRET_FILES and (trouble := exposed(Path(changed[field]))):
+                    self._source.mistake((*path, field), f"{field}: found {shown(name)}: {trouble}")
         return msgspec.structs.replace(settings, **changed) if changed else settings
 
     # ---- devices

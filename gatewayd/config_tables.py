@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -96,6 +97,20 @@ SIZES = {
     "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
     "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3, "TiB": 1024.0**4,
 }  # fmt: skip
+
+
+def exposed(path: Path) -> str:
+    """What is wrong with the rights of a secret's file; "" where nothing is, or it is not there.
+
+    A secret that everybody on the machine can read is none; the group is the service's own.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return ""
+    if mode & stat.S_IRWXO:
+        return f"mode {mode:04o} lets everybody on this machine at it; 0640 or 0600 is allowed"
+    return ""
 
 
 def bad_name(name: str) -> str:

@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from gatewayd import __version__, clock, health, inquiry
-from gatewayd.config import Config, ConfigError, load
+from gatewayd import __version__, certificates, clock, health, inquiry
+from gatewayd.config import Config, ConfigError, load, named_files
 from gatewayd.control.desk import Desk, Station
 from gatewayd.control.types import Control, Reply, Request
 from gatewayd.datapath import DataPath
@@ -34,6 +34,7 @@ from gatewayd.protocols.host import OFFLINE, Core, Host, InProcess
 from gatewayd.protocols.registry import configuration
 from gatewayd.store.consumers import Consumers
 from gatewayd.store.journal import Journal, JournalError, WhenFull
+from gatewayd.tls import credential
 
 log = structlog.get_logger("daemon")
 
@@ -42,6 +43,7 @@ SWITCH_INTERVAL_S = 0.0005
 GC_THRESHOLD = (50_000, 20, 100)
 """Samples and records are many, short-lived and hold no cycles."""
 CLOCK_EVERY_S = 1.0
+CERTIFICATES_S = 3600.0
 FLUSH_S = 3.0
 """So long the broker has, at the end, to take what is already numbered."""
 
@@ -85,6 +87,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._reload = asyncio.Event()
         self._steps = clock.StepWatch()
+        self._certificates: list[certificates.Finding] = []
         self._synchronised: bool | None = None
         database = Database(config.points)
         image = {row.point: Image(row.value, row.quality, row.native, row.time_ns) for row in journal.image().values()}
@@ -163,6 +166,7 @@ class Daemon:
             "watchdog": self.watchdog.run,
             "health": self._health,
             "clock": self._watch_clock,
+            "certificates": self._watch_certificates,
             "reload": self._reloads,
         }
         inner = [tasks.create_task(_coroutine(run), name=name) for name, run in work.items()]
@@ -261,6 +265,7 @@ class Daemon:
             "journal": self.journal.counters(),
             "commands": {**self.commands.counters(), **self.desk.counters()},
             "devices": self.fleet.counters(),
+            "certificates": self._certificates,
             "clock_offset_s": {
                 name: round(offset.offset_ns / 1e9, 3)
                 for name, offset in self.datapath.offsets.items()
@@ -282,6 +287,16 @@ class Daemon:
                 self._synchronised = synchronised
                 self.publisher.status()
             await asyncio.sleep(CLOCK_EVERY_S)
+
+    async def _watch_certificates(self) -> None:
+        """Look at every certificate once in a while; a line 60, 30 and 7 days before the end of each, and at it."""
+        warned: dict[str, int] = {}
+        while True:
+            files = [certificates.Named(of, use, credential(name)) for of, use, name in named_files(self.config)]
+            self._certificates = await asyncio.to_thread(certificates.examine, files)
+            for one in certificates.due(self._certificates, warned):
+                log.warning("a certificate is near its end", file=one.file, of=one.of, days=one.days, cause=one.trouble)
+            await asyncio.sleep(CERTIFICATES_S)
 
     def _status(self) -> str:
         return f"{self.config.gateway.name}: {len(self.config.devices)} devices, {len(self.config.points)} points"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -17,7 +15,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     url:             `mqtt://host:port`, `mqtts://host:port` for TLS (ports 1883 and 8883 when left out)
     client_id, base: `gw-<gateway>` and `gw/<gateway>` when left empty, see `completed`
-    password_file, ca_file, cert_file, key_file: paths, or names of systemd credentials; read at each connect
+    password_file, ca_file, cert_file, key_file, crl_file: paths, or names of systemd credentials; read at each connect
     retain_rate:     retained per-point messages per second at most
     reply_prefixes:  topics under which a Response Topic is honoured besides `<base>/reply/<operator>`
     keepalive_s:     a broker that is mute for about twice as long is left
@@ -34,6 +32,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
+    crl_file: str = ""
     retain_rate: int = 500
     reply_prefixes: tuple[str, ...] = ()
     keepalive_s: int = 15
@@ -85,7 +84,7 @@ def check(settings: MqttSettings) -> list[tuple[str, str]]:
     if not tls:
         found += [
             (key, f"{key} is set, but {settings.url!r} is not encrypted; use mqtts://")
-            for key in ("ca_file", "cert_file", "key_file")
+            for key in ("ca_file", "cert_file", "key_file", "crl_file")
             if getattr(settings, key)
         ]
     if bool(settings.cert_file) != bool(settings.key_file):
@@ -101,11 +100,3 @@ def check(settings: MqttSettings) -> list[tuple[str, str]]:
     if settings.keepalive_s > 65535:
         found.append(("keepalive_s", f"keepalive_s is {settings.keepalive_s}; 65535 at most"))
     return found
-
-
-def secret_path(name: str) -> Path:
-    """The file behind a path or the name of a systemd credential (a bare name, in $CREDENTIALS_DIRECTORY)."""
-    directory = os.environ.get("CREDENTIALS_DIRECTORY")
-    if directory and "/" not in name and (Path(directory) / name).exists():
-        return Path(directory) / name
-    return Path(name)

@@ -19,12 +19,17 @@ class Serial(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Tls(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """TLS towards a device; paths, or names of systemd credentials."""
+    """TLS towards a device; paths, or names of systemd credentials.
+
+    server_name: the name in the device's certificate, where it is not the host
+    crl_file:    revoked certificates; past its own date every connection is refused
+    """
 
     ca_file: str
     cert_file: str = ""
     key_file: str = ""
     server_name: str = ""
+    crl_file: str = ""
 
 
 class Device(msgspec.Struct, frozen=True, kw_only=True):

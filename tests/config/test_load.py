@@ -134,6 +134,7 @@ def test_tables_have_units_paths_and_defaults(folder: Path) -> None:
 def test_a_path_with_a_slash_is_relative_to_the_configuration(folder: Path) -> None:
     (folder / "pw").mkdir()
     (folder / "pw" / "mqtt").write_text("x")
+    (folder / "pw" / "mqtt").chmod(0o640)
     path = folder / "gatewayd.toml"
     path.write_text(STATION.replace('"mqtt-password"', '"pw/mqtt"'))
     assert load(path).mqtt.password_file == str(folder / "pw" / "mqtt")

@@ -57,14 +57,6 @@ def test_unknown_keys_are_an_error():
         msgspec.convert({"pasword_file": "x"}, MqttSettings)
 
 
-def test_a_bare_name_is_a_systemd_credential_where_there_is_one(tmp_path, monkeypatch):
-    (tmp_path / "mqtt-password").write_text("s")
-    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    assert module.secret_path("mqtt-password") == tmp_path / "mqtt-password"
-    assert str(module.secret_path("other")) == "other"
-    assert str(module.secret_path("/etc/x")) == "/etc/x"
-
-
 def test_the_settings_import_nothing_heavy():
     heavy = ("aiomqtt", "paho", "ssl", "asyncio")
     code = f"import sys, gatewayd.mqtt.settings; print([m for m in {heavy} if m in sys.modules])"
