@@ -265,7 +265,7 @@ async def handshake(authority: Authority, file: str, crl: str = "", maximum: ssl
     except ssl.SSLError as error:
         return tls.reason(error)
     except ConnectionError as error:  # the server ends it where no version fits
-        return str(error)
+        return repr(error)
     finally:
         server.close()
         await server.wait_closed()
