@@ -24,9 +24,11 @@ from gatewayd.config_tables import (
     GatewayTable,
     JournalSettings,
     JournalTable,
+    MetricsSettings,
     WorkerSettings,
     bad_name,
     exposed,
+    listening,
 )
 from gatewayd.control import settings as control_settings
 from gatewayd.control.settings import ControlSettings
@@ -72,6 +74,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     journal: JournalSettings
     control: ControlSettings
     workers: WorkerSettings
+    metrics: MetricsSettings
     devices: tuple[Device, ...]
     points: tuple[PointSpec, ...]
     pairs: tuple[ContactPair, ...]
@@ -145,6 +148,7 @@ class _Loader:
         control = self._control(table.get("control", {}))
         journal = self._journal(table.get("journal", {}))
         workers = self._workers(table.get("workers", {}))
+        metrics = self._metrics(table.get("metrics", {}))
         devices = table.get("device", [])
         if not devices and "device" not in self._source.table:
             self._source.mistake((), "no [[device]] found; at least one is needed")
@@ -163,6 +167,7 @@ class _Loader:
             journal=journal,
             control=control,
             workers=workers,
+            metrics=metrics,
             devices=tuple(self._devices),
             points=tuple(draft.spec for draft in self._drafts),
             pairs=tuple(self._pairs),
@@ -231,6 +236,13 @@ class _Loader:
             if name not in PROTOCOLS:
                 message = f"found {shown(name)}; allowed are {listed(PROTOCOLS)}{suggestion(name, PROTOCOLS)}"
                 self._source.mistake_of_key(("workers", "shards", name), f"shards: {message}")
+        return read
+
+    def _metrics(self, table: Mapping[str, Any]) -> MetricsSettings:
+        read = read_table(self._source, MetricsSettings, table, ("metrics",)) or MetricsSettings()
+        if read.listen and listening(read.listen) is None:
+            allowed = "an address of this machine alone is allowed, as in 127.0.0.1:9464"
+            self._source.mistake(("metrics", "listen"), f"listen: found {shown(read.listen)}; {allowed}")
         return read
 
     def _with_paths(self, settings: S, path: TomlPath) -> S:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import stat
 from pathlib import Path
@@ -37,6 +38,12 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     in_process: bool = False
     shards: dict[str, Annotated[int, msgspec.Meta(ge=1, le=64)]] = {}
+
+
+class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[metrics]`: where Prometheus may ask, an address of this machine alone; "" is nowhere."""
+
+    listen: str = ""
 
 
 class GatewayTable(msgspec.Struct, forbid_unknown_fields=True):
@@ -90,6 +97,7 @@ class FileTable(msgspec.Struct, forbid_unknown_fields=True):
     journal: dict[str, Any] = {}
     control: dict[str, Any] = {}
     workers: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
 
 
 DURATIONS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -97,6 +105,19 @@ SIZES = {
     "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
     "KiB": 1024.0, "MiB": 1024.0**2, "GiB": 1024.0**3, "TiB": 1024.0**4,
 }  # fmt: skip
+
+
+def listening(text: str) -> tuple[str, int] | None:
+    """Host and port of `127.0.0.1:9464` or `[::1]:9464`; None where it is no address of this machine alone."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return None
+    if not colon or not loopback or not port.isdecimal() or not 0 <= int(port) <= 65535:
+        return None
+    return host, int(port)
 
 
 def exposed(path: Path) -> str:

@@ -10,12 +10,14 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 from gatewayd import __version__, certificates, clock, health, inquiry
 from gatewayd.config import Config, ConfigError, load, named_files
+from gatewayd.config_tables import listening
 from gatewayd.control.desk import Desk, Station
 from gatewayd.control.types import Control, Reply, Request
 from gatewayd.datapath import DataPath
@@ -35,6 +37,9 @@ from gatewayd.protocols.registry import configuration
 from gatewayd.store.consumers import Consumers
 from gatewayd.store.journal import Journal, JournalError, WhenFull
 from gatewayd.tls import credential
+
+if TYPE_CHECKING:
+    from gatewayd.metrics import Listener
 
 log = structlog.get_logger("daemon")
 
@@ -88,6 +93,7 @@ class Daemon:
         self._reload = asyncio.Event()
         self._steps = clock.StepWatch()
         self._certificates: list[certificates.Finding] = []
+        self._metrics: Listener | None = None
         self._synchronised: bool | None = None
         database = Database(config.points)
         image = {row.point: Image(row.value, row.quality, row.native, row.time_ns) for row in journal.image().values()}
@@ -152,6 +158,7 @@ class Daemon:
         return 0
 
     async def _serve(self, tasks: asyncio.TaskGroup) -> None:
+        self._listen()
         outward = [tasks.create_task(self.publisher.run(), name="publisher")]
         await self.consumers.start()
         await self.desk.start()
@@ -177,6 +184,25 @@ class Daemon:
         await self._stop.wait()
         await self._shut_down(outward, inward, inner)
 
+    def _listen(self) -> None:
+        """Serve metrics where the configuration says so; a port that is taken costs the metrics, nothing else."""
+        where = listening(self.config.metrics.listen)
+        if where is None:
+            return
+        from gatewayd.metrics import LinkNow, Listener
+
+        def snapshot() -> tuple[dict[str, object], dict[str, LinkNow]]:
+            links = {
+                name: LinkNow(self._protocol(name), state.link is Link.UP)
+                for name, state in self.datapath.links.items()
+            }
+            return self.counters() | {"mqtt": self.publisher.counters()}, links
+
+        try:
+            self._metrics = Listener(*where, snapshot)
+        except OSError as error:
+            log.error("metrics cannot be served", listen=self.config.metrics.listen, cause=str(error))
+
     async def _shut_down(
         self, outward: list[asyncio.Task[None]], inward: list[asyncio.Task[None]], inner: list[asyncio.Task[None]]
     ) -> None:
@@ -188,6 +214,8 @@ class Daemon:
             task.cancel()
         await self.fleet.close()
         await self._flush()
+        if self._metrics is not None:
+            await self._metrics.close()
         for task in (*inward, *outward):
             task.cancel()
         await asyncio.wait({*inward, *outward, *inner})

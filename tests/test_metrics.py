@@ -1,0 +1,89 @@
+"""Metrics: what health counts, as Prometheus reads it; nothing listens unless configured."""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from gatewayd.certificates import Finding
+from gatewayd.config import ConfigError, load
+from gatewayd.config_tables import listening
+from gatewayd.metrics import LinkNow, Listener, families
+
+COUNTERS = {
+    "loop": {"lag_ms": 1.5},
+    "processes": {"core": {"rss_mib": 50.0, "cpu_s": 3.0}, "dnp3-0": {"rss_mib": 40.0, "cpu_s": 1.0}},
+    "datapath": {"events": 12},
+    "journal": {"backlog": 3, "commits": 7, "broken": 0},
+    "devices": {"FDR12": {"fragments": 5, "text": "x"}, "MTR3": {"polls": 9}},
+    "clock_offset_s": {"FDR12": -0.25},
+    "certificates": [
+        Finding(of="mqtt", use="cert", file="c.pem", days=12),
+        Finding(of="mqtt", use="key", file="k.pem"),
+    ],
+    "consumers": {"behind_historian": 4},
+}
+LINKS = {"FDR12": LinkNow("dnp3", True), "MTR3": LinkNow("modbus", False)}
+
+
+def read(text: str) -> dict[str, float]:
+    return {
+        f"{sample.name}{sorted(sample.labels.items())}": sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_every_family_has_a_name_of_its_own_and_says_what_it_is() -> None:
+    found = {metric.name: metric for metric in families(COUNTERS, LINKS)}
+    assert len(found) == len(list(families(COUNTERS, LINKS)))
+    assert found["gatewayd_journal_backlog"].type == "gauge"
+    assert found["gatewayd_journal_commits"].type == "counter"
+    assert [sample.value for sample in found["gatewayd_certificate_days"].samples] == [12]
+
+
+async def test_a_scrape_is_answered_from_the_loop() -> None:
+    listener = Listener("127.0.0.1", 0, lambda: (COUNTERS, LINKS))
+    try:
+        url = f"http://127.0.0.1:{listener.port}/metrics"
+        text = await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=5).read().decode())
+        found = read(text)
+        assert found["gatewayd_device_up[('device', 'FDR12'), ('protocol', 'dnp3')]"] == 1
+        assert found["gatewayd_device_up[('device', 'MTR3'), ('protocol', 'modbus')]"] == 0
+        assert found["gatewayd_device_fragments_total[('device', 'FDR12')]"] == 5
+        assert found["gatewayd_process_rss_mib[('process', 'dnp3-0')]"] == 40
+        assert found["gatewayd_device_clock_offset_s[('device', 'FDR12')]"] == -0.25
+        assert found["gatewayd_consumers_behind_historian[]"] == 4
+    finally:
+        await listener.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464)),
+        ("[::1]:9464", ("::1", 9464)),
+        ("0.0.0.0:9464", None),
+        ("10.0.0.1:9464", None),
+        ("localhost:9464", None),
+        ("127.0.0.1", None),
+        ("127.0.0.1:x", None),
+        ("127.0.0.1:70000", None),
+        ("", None),
+    ],
+)
+def test_only_this_machine_may_ask(text: str, found: tuple[str, int] | None) -> None:
+    assert listening(text) == found
+
+
+def test_another_address_is_a_mistake(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("point,kind,address\nP,analog,HR:0:u16\n")
+    path = tmp_path / "gatewayd.toml"
+    device = '[[device]]\nname = "M"\nprotocol = "modbus"\nhost = "h"\npoints = "p.csv"\n'
+    path.write_text(f'[gateway]\nname = "x"\n[metrics]\nlisten = "0.0.0.0:9464"\n{device}')
+    with pytest.raises(ConfigError, match="an address of this machine alone is allowed"):
+        load(path)
