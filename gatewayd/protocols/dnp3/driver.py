@@ -8,13 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-import structlog
-
 from gatewayd import clock
 from gatewayd.clock import ClockState
 from gatewayd.control.reasons import Reason
 from gatewayd.control.types import Control, Reply, Verdict
-from gatewayd.log import Trouble
 from gatewayd.points.types import Cursor
 from gatewayd.protocols.device import Device
 from gatewayd.protocols.dnp3 import repeats
@@ -38,7 +35,6 @@ class Dnp3Driver:
         self._device = device
         self._clock_state = clock_state
         self._memory = Memory()
-        self._trouble = Trouble(structlog.get_logger("dnp3"))
         self._session: Session | None = None
 
     async def run(self, sink: Sink, cursors: Mapping[str, Cursor]) -> None:
@@ -62,7 +58,6 @@ class Dnp3Driver:
                     settings,
                     PointTable(device),
                     memory,
-                    self._trouble,
                     sink,
                     line,
                     route,

@@ -90,7 +90,7 @@ MOST_FILES = 65536
 
 
 def _raise_file_limit() -> None:
-    """Each connection takes three file descriptors; the usual soft limit of 1024 would end it at 300 devices."""
+    """Each line takes six file descriptors; the usual soft limit of 1024 would end it at 160 devices."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -145,7 +145,11 @@ class Channel:
         retry.reconnectDelay = _never()
         where = [dnp3.IPEndpoint("127.0.0.1", port)]
         levels = dnp3.levels.NOTHING
-        self._channel = self._manager.AddTCPClient(name, levels, retry, where, "127.0.0.1", Listener())
+        try:
+            self._channel = self._manager.AddTCPClient(name, levels, retry, where, "127.0.0.1", Listener())
+        except BaseException:
+            _managers.give_back(self._manager)
+            raise
 
     def add_master(self, name: str, soe: Any, application: Any, config: Any) -> Any:
         """A master on it, not enabled; None where its addresses are taken."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+
 import structlog
 
 from gatewayd.protocols.dnp3.repeats import Mark
@@ -14,6 +17,12 @@ COUNTERS = (
     "response_timeouts", "failed_requests", "integrity_polls", "event_polls", "time_syncs", "commands",
     "frames_stopped", "garbage_octets", "callback_errors", "waits_for_disk",
 )  # fmt: skip
+
+
+MOST_SAID = 100
+"""Different things said of one device at most: what it sends must not fill the log. All of them are counted."""
+AGAIN_S = 60.0
+"""What comes and goes is said again after this time at the earliest."""
 
 
 class Memory:
@@ -44,10 +53,19 @@ class Memory:
         self.ignored: set[int] = set()
         self.class_0_refused = False
         self.extra_types: set[str] = set()
-        self._said: set[str] = set()
+        self._said: dict[str, float] = {}
 
     def say_once(self, key: str, event: str, **what: object) -> None:
         """A warning, the first time only."""
-        if key not in self._said:
-            self._said.add(key)
+        self._say(key, math.inf, event, **what)
+
+    def say_again(self, key: str, event: str, **what: object) -> None:
+        """A warning, not more often than every AGAIN_S."""
+        self._say(key, AGAIN_S, event, **what)
+
+    def _say(self, key: str, again_s: float, event: str, **what: object) -> None:
+        now = time.monotonic()
+        said = self._said.get(key)
+        if (said is None and len(self._said) < MOST_SAID) or (said is not None and now - said >= again_s):
+            self._said[key] = now
             log.warning(event, **what)

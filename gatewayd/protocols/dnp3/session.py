@@ -12,7 +12,6 @@ import structlog
 
 from gatewayd.clock import ClockState
 from gatewayd.control.types import Control, Reply
-from gatewayd.log import Trouble
 from gatewayd.points.types import Batch, Cursor, Link
 from gatewayd.protocols.dnp3 import repeats
 from gatewayd.protocols.dnp3.agenda import Agenda, Job
@@ -55,7 +54,6 @@ class Session:
         options: Options,
         points: PointTable,
         memory: Memory,
-        trouble: Trouble,
         sink: Sink,
         line: Line,
         route: Route,
@@ -65,7 +63,6 @@ class Session:
         self._options = options
         self._points = points
         self._memory = memory
-        self._trouble = trouble
         self._sink = sink
         self._line = line
         self._route = route
@@ -75,6 +72,7 @@ class Session:
         self._reading = Reading(name, points, memory, self._master)
         self._commanding = Commanding(name, options, points, memory, line, route, self._master)
         self._wake = asyncio.Event()
+        self._iin = 0
         self._fresh = True
         self._at_disk_since = math.inf
         self._events = 0
@@ -190,10 +188,9 @@ class Session:
         for cause in self._agenda.indications(iin):
             self._gap(cause)
         for bit, text in TROUBLES.items():
-            if iin & bit:
-                self._trouble.broke(f"{self._name} {bit.name}", text, device=self._name)
-            else:
-                self._trouble.healed(f"{self._name} {bit.name}", f"{text}: over", device=self._name)
+            if iin & bit & ~self._iin:
+                self._memory.say_again(text, text, device=self._name)
+        self._iin = iin
         self._wake.set()
 
     def _gap(self, cause: str) -> None:
