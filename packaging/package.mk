@@ -9,19 +9,21 @@ PROVE ?= yes
 # own Python, dpkg-shlibdeps with its objdump, signing; libseccomp comes with systemd.
 BUILD_PACKAGES := python3 dpkg-dev binutils openssl libseccomp2
 TEST_PACKAGES += $(BUILD_PACKAGES)
-# What the proof needs: a fresh root, something to boot it in, and two critics.
+# What the proof needs: a fresh root, something to boot it in, two critics, a broker.
 PROOF_PACKAGES := mmdebstrap systemd-container lintian shellcheck mosquitto
 
-package: TEST_PACKAGES := $(BUILD_PACKAGES)
-package: venv system-packages
+PROVING := $(and $(filter yes,$(PROVE)),$(filter 0,$(shell id -u)))
+
+# The build comes before its proof.
+.NOTPARALLEL:
+.PHONY: package-files
+
+package: TEST_PACKAGES := $(BUILD_PACKAGES) $(if $(PROVING),$(PROOF_PACKAGES))
+package: package-files $(if $(PROVING),package-proof)
+	@$(if $(PROVING),true,echo "not proved: the proof needs root and PROVE=yes; sudo make package-proof proves what is in dist/")
+
+package-files: venv system-packages
 	@PYTHONPATH=packaging $(BIN)/python -m release --out dist $(if $(SIGN_KEY),--sign-key '$(SIGN_KEY)')
-	if [ "$(PROVE)" = no ]; then
-		echo "not proved, as asked (PROVE=no)"
-	elif [ "$$(id -u)" = 0 ]; then
-		$(MAKE) --no-print-directory package-proof
-	else
-		echo "not proved: the proof needs root; please run:  sudo make package-proof"
-	fi
 
 package-proof: TEST_PACKAGES := $(BUILD_PACKAGES) $(PROOF_PACKAGES)
 package-proof: venv system-packages

@@ -16,7 +16,7 @@ from pathlib import Path
 from release.errors import BuildError
 from release.run import run
 
-NOT_SOURCE = {".git", ".venv", "build", "dist", "__pycache__", "PKG-INFO"}
+NOT_SOURCE = {".git", ".venv", "build", "dist", "demo-state", "__pycache__", "PKG-INFO"}
 """Left out where there is no git to ask; with everything else that begins with a dot, but .ci and .gitignore."""
 
 
@@ -33,7 +33,11 @@ def files(root: Path) -> list[Path]:
 
 
 def _is_product(part: str) -> bool:
-    return part in NOT_SOURCE or part.endswith(".egg-info") or (part[0] == "." and part not in (".ci", ".gitignore"))
+    return (
+        part in NOT_SOURCE
+        or part.endswith((".egg-info", ".log"))
+        or (part[0] == "." and part not in (".ci", ".gitignore"))
+    )
 
 
 def export(root: Path, target: Path, epoch: int) -> None:

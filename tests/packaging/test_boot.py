@@ -213,6 +213,7 @@ async def test_upgrade_and_roll_back_of_a_running_gateway_and_its_end(tmp_path: 
             assert here.status["epoch"] == before["epoch"]
             assert here.status["newest"] >= before["newest"], "no number is used twice"
             assert await here.box.show("ActiveState") == "active"
+            await here.box.run("systemctl", "disable", "gatewayd")  # running, it goes on all the same
         assert PASSWORD in await here.box.run("cat", "/etc/gatewayd/credentials/mqtt-password")
 
         await here.box.run("systemctl", "stop", "gatewayd")

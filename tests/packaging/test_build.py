@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import csv
+import gzip
 import hashlib
+import io
 import os
+import platform
 import re
 import stat
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -18,6 +22,7 @@ from release import source, wheels
 from release.errors import BuildError
 
 from gatewayd import __version__
+from gatewayd.cli import cli
 from tests.packaging.support import LONG, ROOT, built, built_elsewhere, copy_of_source, epoch, unpacked
 
 long_form = pytest.mark.skipif(not LONG, reason="takes long: make package")
@@ -99,7 +104,7 @@ def test_everything_in_etc_is_a_conffile_and_nothing_else() -> None:
 def test_owners_modes_and_times_are_the_same_everywhere() -> None:
     listing = subprocess.run(["dpkg-deb", "--fsys-tarfile", built().deb], capture_output=True, check=True)
     names = []
-    with tarfile.open(fileobj=__import__("io").BytesIO(listing.stdout)) as archive:
+    with tarfile.open(fileobj=io.BytesIO(listing.stdout)) as archive:
         for entry in archive:
             names.append(entry.name)
             assert (entry.uid, entry.gid) == (0, 0), entry.name
@@ -113,8 +118,6 @@ def test_owners_modes_and_times_are_the_same_everywhere() -> None:
 
 def test_nothing_of_the_building_machine_is_in_the_package() -> None:
     """No path of the checkout, of the interpreter that built, or of a scratch folder."""
-    import sys
-
     paths = [str(ROOT), sys.prefix, sys.base_prefix, "gatewayd-release-"]
     ours = re.compile("|".join(re.escape(path) for path in paths if path not in ("/usr", "/usr/local")).encode())
     for path in unpacked().rglob("*"):
@@ -160,10 +163,6 @@ def test_links_in_the_installed_documentation_lead_somewhere() -> None:
 
 
 def test_the_manual_page_names_every_command() -> None:
-    import gzip
-
-    from gatewayd.cli import cli
-
     page = gzip.decompress((unpacked() / "usr/share/man/man8/gatewayd.8.gz").read_bytes()).decode()
     for name in cli.commands:
         assert f".SS gatewayd {name}\n" in page
@@ -193,8 +192,9 @@ def test_the_unpacked_program_runs_from_any_folder_and_the_example_passes() -> N
 
 def test_the_unpacked_program_imports_nothing_but_its_own() -> None:
     python = unpacked() / "usr/lib/gatewayd/bin/python3"
+    dnp3 = "opendnp3, " if platform.machine() == "x86_64" else ""  # where its wheel exists
     code = (
-        "import gatewayd.cli, aiomqtt, pymodbus, msgspec, opendnp3, sys; "
+        f"import gatewayd.cli, aiomqtt, pymodbus, msgspec, {dnp3}sys; "
         "print(*{m.__file__ for m in sys.modules.values() if getattr(m, '__file__', None)}, sep='\\n')"
     )
     shown = subprocess.run([python, "-P", "-c", code], env={}, cwd="/", capture_output=True, text=True, check=True)
@@ -216,8 +216,6 @@ def test_the_command_is_a_link_to_a_script_of_the_private_environment() -> None:
 
 
 def test_a_python_that_is_not_the_systems_own_is_refused(tmp_path: Path) -> None:
-    import sys
-
     with pytest.raises(BuildError, match="allowed is the system's own in /usr"):
         wheels.target(Path(sys.executable))  # the environment of the tests
     with pytest.raises(BuildError, match="cannot be run"):
@@ -248,3 +246,32 @@ def test_the_version_and_the_time_of_the_source(monkeypatch: pytest.MonkeyPatch,
     (tmp_path / "gatewayd/__init__.py").write_text("__version__ = '1'\n")
     with pytest.raises(BuildError, match="no line"):
         source.version(tmp_path)
+
+
+# --- make -----------------------------------------------------------------------------------------------------------
+
+
+def recipe(*words: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "--no-print-directory", "--dry-run", "--always-make", *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+
+def test_make_package_builds_signs_and_proves() -> None:
+    plain, signed = recipe("package"), recipe("package", "SIGN_KEY=/some/key.pem")
+    assert "-m release --out dist" in plain
+    assert "--sign-key" not in plain
+    assert "--sign-key '/some/key.pem'" in signed
+    proof = recipe("package-proof")
+    for needed in ("GATEWAYD_LONG=1", "GATEWAYD_PACKAGES=dist", "mmdebstrap", "lintian", "dpkg-dev"):
+        assert needed in proof, needed
+    assert ("GATEWAYD_LONG=1" in plain) == (os.geteuid() == 0)
+    assert "GATEWAYD_LONG" not in recipe("package", "PROVE=no")
+    for text in (plain, proof):
+        subprocess.run(["sh", "-n"], input=text, text=True, check=True)
+
+
+def test_make_test_installs_what_the_short_form_needs_and_no_more() -> None:
+    installed = recipe("test")
+    assert "dpkg-dev" in installed
+    assert "mmdebstrap" not in installed

@@ -17,6 +17,7 @@ STAND_IN = """#!/bin/sh
 echo "$(basename "$0") $*" >>{log}
 case "$(basename "$0") $1" in
 "systemctl show") echo {state} ;;
+"systemctl --quiet") exit {disabled} ;;
 "deb-systemd-invoke start") exit {start} ;;
 esac
 """
@@ -25,7 +26,9 @@ esac
 class System:
     """Paths of the scripts turned into a folder, their tools into stand-ins."""
 
-    def __init__(self, folder: Path, *, state: str = "inactive", systemd: bool = True, start: int = 0) -> None:
+    def __init__(
+        self, folder: Path, *, state: str = "inactive", systemd: bool = True, start: int = 0, disabled: int = 0
+    ) -> None:
         self.folder = folder
         self.state = state
         for name in ("run", "etc/gatewayd", "etc/systemd/system/multi-user.target.wants", "var/lib/gatewayd", "bin"):
@@ -33,6 +36,7 @@ class System:
         if systemd:
             (folder / "run/systemd/system").mkdir(parents=True)
         self.start = start
+        self.disabled = disabled
         (folder / "log").touch()
 
     def dpkg(self, script: str, *words: str) -> list[str]:
@@ -41,7 +45,7 @@ class System:
         (self.folder / script).write_text(text)
         for tool in TOOLS:
             path = self.folder / "bin" / tool
-            path.write_text(STAND_IN.format(log=self.folder / "log", state=self.state, start=self.start))
+            path.write_text(STAND_IN.format(log=self.folder / "log", **vars(self)))
             path.chmod(0o755)
         before = len(self.log)
         environment = {"PATH": f"{self.folder / 'bin'}:/usr/bin:/bin"}
@@ -61,6 +65,15 @@ MADE = [
     "systemd-tmpfiles --create gatewayd.conf",
     "py3compile -p gatewayd /usr/lib/gatewayd",
 ]
+
+
+ENABLED = "systemctl --quiet is-enabled gatewayd.service"
+
+
+def test_what_runs_without_being_enabled_goes_on_after_an_upgrade(tmp_path: Path) -> None:
+    system = System(tmp_path, state="active", disabled=1)
+    system.dpkg("prerm", "upgrade", "2.0")
+    assert system.dpkg("postinst", "configure", "1.0")[-1] == "systemctl start gatewayd.service"
 
 
 def test_an_installation_starts_nothing(tmp_path: Path) -> None:
@@ -84,7 +97,7 @@ def test_an_upgrade_stops_what_runs_before_its_files_go_and_starts_it_again(tmp_
     system.state = "inactive"
     assert system.dpkg("postrm", "upgrade", "2.0") == ["systemctl daemon-reload"]
     told = system.dpkg("postinst", "configure", "1.0")
-    assert told == [*MADE, "systemctl daemon-reload", "deb-systemd-invoke start gatewayd.service"]
+    assert told == [*MADE, "systemctl daemon-reload", ENABLED, "deb-systemd-invoke start gatewayd.service"]
     assert "deb-systemd-invoke start gatewayd.service" not in system.dpkg("postinst", "configure", "1.0"), "only once"
 
 
@@ -99,7 +112,7 @@ def test_an_upgrade_that_was_broken_off_starts_the_old_one_again(tmp_path: Path)
     system = System(tmp_path, state="active")
     system.dpkg("prerm", "upgrade", "2.0")
     told = system.dpkg("postinst", "abort-upgrade", "2.0")
-    assert told == ["systemctl daemon-reload", "deb-systemd-invoke start gatewayd.service"]
+    assert told == ["systemctl daemon-reload", ENABLED, "deb-systemd-invoke start gatewayd.service"]
 
 
 def test_a_start_that_fails_does_not_leave_the_package_half_installed(tmp_path: Path) -> None:
