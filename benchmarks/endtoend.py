@@ -357,6 +357,7 @@ async def modbus(folder: Path, seconds: float, *, retain: bool) -> None:
     try:
         async with Station(folder, config, rows, retain=retain, topics=["gw/bench/state/#"]) as s:
             await s.good(devices * registers)
+            load_ports = load.ports
             offered, cpu = await s.measure(load, seconds)
             heard = s.heard
             values: dict[str, set[float]] = {}
@@ -372,8 +373,27 @@ async def modbus(folder: Path, seconds: float, *, retain: bool) -> None:
                 f"{delivered} values delivered ({delivered / seconds:,.0f}/s), lost {lost}; {asked}",
                 "from the middle of the request, " + latency(late),
             ]
+            floor = await floor_modbus(s.broker.port, registers, load_ports, seconds)
+            lines.append(f"the afternoon script (benchmarks.floor_modbus) on the same load: {floor:.1f} % of a core")
             report(f"Modbus: {devices} devices x {registers} registers at 1 Hz ({_retained(retain)})", lines, cpu)
     finally:
+        await load.end()
+
+
+async def floor_modbus(broker: int, registers: int, ports: Sequence[int], seconds: float) -> float:
+    """CPU of the floor, % of a core, against a load of its own on as many devices."""
+    load = await Load.start("load_modbus", "--devices", len(ports), "--registers", registers, "--seconds", 600)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.floor_modbus", str(broker), str(registers), *map(str, load.ports)), cwd=ROOT
+    )
+    try:
+        await asyncio.sleep(3.0)
+        before = usage(process.pid)
+        await asyncio.sleep(seconds)
+        return (usage(process.pid).cpu_s - before.cpu_s) / seconds * 100
+    finally:
+        process.kill()
+        await process.wait()
         await load.end()
 
 

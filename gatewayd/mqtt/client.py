@@ -23,6 +23,7 @@ from paho.mqtt.properties import Properties as PahoProperties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from gatewayd.mqtt import packets
 from gatewayd.mqtt.contract import Properties
 from gatewayd.mqtt.settings import Endpoint, MqttSettings, endpoint
 from gatewayd.mqtt.sockets import CONNECT_TIMEOUT_S, open_socket, password
@@ -85,6 +86,7 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._blocked_fd = -1
         self._unsent = bytearray()
+        self._flush_due = False
         self._paho.on_publish = self._on_publish
         # paho would make a system call for each packet; gathered, all of one turn of the loop are one.
         self._paho._sock_send = self._gather  # type: ignore[method-assign,assignment]  # noqa: SLF001
@@ -137,8 +139,13 @@ class Session:
         self._pending[info.mid] = done
 
     def send_unconfirmed(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        """Publish with QoS 0."""
-        self._paho.publish(topic, payload, 0, retain)
+        """Publish with QoS 0. The topic is a sound one."""
+        if not self.alive:
+            return
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+        self._unsent += packets.publish(topic, payload, retain=retain, mqtt5=self.mqtt5)
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         """Publish with QoS 1 and wait for the PUBACK. Returns its reason code, below REFUSED when it was taken."""
@@ -181,9 +188,12 @@ class Session:
 
     def _on_want_write(self, _: Any, __: Any, ___: Any) -> None:
         # One write for all that is published in this turn of the loop, without going through the selector.
-        self._loop.call_soon(self._flush)
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
+        self._flush_due = False
         # Without a callback while it writes: paho would report the end of each QoS 0 write as if it were a PUBACK (also
         # for a packet id that another message still waits with), and build two objects for it.
         self._paho.on_publish = None

@@ -19,6 +19,7 @@ from gatewayd.points.database import Database
 
 STATE_IN_FLIGHT = 2
 """State messages of one device on their way at most; what changes meanwhile gathers for the next."""
+RETAINED_TOGETHER = 25
 RETAINED_AT_ONCE = 50
 """Retained points written before the loop gets a turn."""
 
@@ -199,7 +200,9 @@ class PointFeed:
             if not self._urgent and not self._retain:
                 self._retain_wake.clear()
             else:
-                await asyncio.sleep(0 if self._urgent else pace.wait_s(1))
+                # Without a token left, several are waited for: each wake-up and each write cost more than a message.
+                together = min(len(self._retain), RETAINED_TOGETHER, max(self._retain_rate // 10, 1))
+                await asyncio.sleep(0 if self._urgent else pace.wait_s(together))
 
     def _send_point(self, session: Session, queue: dict[int, None]) -> None:
         row = next(iter(queue))
