@@ -10,6 +10,7 @@ import functools
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
 from pathlib import Path
@@ -105,6 +106,14 @@ class Container:
         self._leader = 0
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._boot()
+        except BaseException:
+            await self.__aexit__(None, None, None)  # a container that did not come up must not stay either
+            raise
+        return self
+
+    async def _boot(self) -> None:
         with (self._folder / "console").open("wb") as console:
             self._process = await asyncio.create_subprocess_exec(
                 *NSPAWN,
@@ -123,7 +132,7 @@ class Container:
                 self._leader = child
                 _, state = await self.tries("systemctl", "is-system-running")
                 if state.strip() in ("running", "degraded"):
-                    return self
+                    return
             await asyncio.sleep(0.1)
         raise AssertionError(f"the container did not boot: {state}\n{self._console}")
 
@@ -137,7 +146,9 @@ class Container:
                 self._process.terminate()  # powers the container off
                 try:
                     await asyncio.wait_for(self._process.wait(), 60)
-                except TimeoutError:
+                except TimeoutError:  # it was not far enough to be asked
+                    for child in children(self._process.pid):
+                        os.kill(child, signal.SIGKILL)  # its first process: all others go with it
                     self._process.kill()
             await self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
