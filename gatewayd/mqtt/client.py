@@ -1,8 +1,8 @@
 """The connection to the broker: the only module that touches aiomqtt and paho.
 
-`Connection` owns the reconnecting and hands a `Session` to whoever serves it. A session publishes straight through
-paho, without a task or future for each message (aiomqtt's own publish costs three times as much), and reports the
-PUBACK's reason code, which aiomqtt drops.
+`Connection` owns the reconnecting and hands a `Session` to whoever serves it. CONNECT, subscriptions, keep-alive and
+everything that comes in are aiomqtt's and paho's; a session makes its own PUBLISH packets (`packets.py`), all of a turn
+of the loop in one write, and reports the PUBACK's reason code, which aiomqtt drops.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class Session:
         self._blocked_fd = -1
         self._unsent = bytearray()
         self._flush_due = False
-        self._paho.on_publish = self._on_publish
+        self._paho.on_publish = None
+        self._paho_puback = self._paho._handle_pubackcomp  # noqa: SLF001
+        self._paho._handle_pubackcomp = self._on_puback  # type: ignore[method-assign,assignment]  # noqa: SLF001
         # paho would make a system call for each packet; gathered, all of one turn of the loop are one.
         self._paho._sock_send = self._gather  # type: ignore[method-assign,assignment]  # noqa: SLF001
         self._paho.on_socket_register_write = self._on_want_write
@@ -126,26 +128,23 @@ class Session:
         retain: bool = False,
         correlation: bytes | None = None,
     ) -> None:
-        """Publish with QoS 1. The caller has seen that there is `room`."""
-        properties = None
-        if correlation is not None and self.mqtt5:
-            properties = _properties(PacketTypes.PUBLISH)
-            properties.CorrelationData = correlation
-        # A packet id still in flight after a whole round of 65,535 is refused by paho: take the next.
-        for _ in range(self.window + 1):
-            info = self._paho.publish(topic, payload, 1, retain, properties)
-            if info.rc != paho.MQTT_ERR_QUEUE_SIZE:
-                break
-        self._pending[info.mid] = done
+        """Publish with QoS 1. The caller has seen that there is `room`; the topic is a sound one."""
+        if not self.alive:
+            return
+        packet_id = self._paho._mid_generate()  # noqa: SLF001  (paho's own packets have ids too)
+        while packet_id in self._pending:  # still in flight after a whole round of 65,535
+            packet_id = self._paho._mid_generate()  # noqa: SLF001
+        self._pending[packet_id] = done
+        self._write(
+            packets.publish(
+                topic, payload, retain=retain, mqtt5=self.mqtt5, packet_id=packet_id, correlation=correlation
+            )
+        )
 
     def send_unconfirmed(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Publish with QoS 0. The topic is a sound one."""
-        if not self.alive:
-            return
-        if not self._flush_due:
-            self._flush_due = True
-            self._loop.call_soon(self._flush)
-        self._unsent += packets.publish(topic, payload, retain=retain, mqtt5=self.mqtt5)
+        if self.alive:
+            self._write(packets.publish(topic, payload, retain=retain, mqtt5=self.mqtt5))
 
     async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
         """Publish with QoS 1 and wait for the PUBACK. Returns its reason code, below REFUSED when it was taken."""
@@ -180,13 +179,24 @@ class Session:
 
     # --- paho's callbacks -------------------------------------------------------------------------------------------
 
-    def _on_publish(self, _: Any, __: Any, mid: int, reason: ReasonCode, ___: Any) -> None:
-        done = self._pending.pop(mid, None)
+    def _on_puback(self, command: str) -> Any:
+        found = packets.puback(self._paho._in_packet["packet"]) if command == "PUBACK" else None  # noqa: SLF001
+        if found is None:
+            return self._paho_puback(command)  # type: ignore[arg-type]
+        done = self._pending.pop(found.packet_id, None)
         self._moved.set()
         if done is not None and self.alive:
-            done(reason.value)
+            done(found.reason)
+        return paho.MQTT_ERR_SUCCESS
+
+    def _write(self, packet: bytes) -> None:
+        self._unsent += packet
+        self._flush_soon()
 
     def _on_want_write(self, _: Any, __: Any, ___: Any) -> None:
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         # One write for all that is published in this turn of the loop, without going through the selector.
         if not self._flush_due:
             self._flush_due = True
@@ -194,15 +204,10 @@ class Session:
 
     def _flush(self) -> None:
         self._flush_due = False
-        # Without a callback while it writes: paho would report the end of each QoS 0 write as if it were a PUBACK (also
-        # for a packet id that another message still waits with), and build two objects for it.
-        self._paho.on_publish = None
         try:
             self._paho.loop_write()
         except Exception as error:  # whatever it is, the connection is over, as in aiomqtt
             _fail(self._client, error)
-        finally:
-            self._paho.on_publish = self._on_publish
         self._write_out()
 
     def _gather(self, data: bytes | bytearray) -> int:

@@ -1,13 +1,22 @@
-"""The one MQTT packet we make ourselves: PUBLISH with QoS 0, twenty times cheaper than through paho. Pure.
+"""The two MQTT packets we handle ourselves, PUBLISH and PUBACK: twenty times cheaper than through paho. Pure.
 
-Source: MQTT 5.0 and 3.1.1, 3.3 (PUBLISH), 2.1.4 (remaining length).
+Source: MQTT 5.0 and 3.1.1, 3.3 (PUBLISH), 3.4 (PUBACK), 2.1.4 and 1.5.5 (lengths).
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
-_PUBLISH, _RETAIN = 0x30, 0x01
+_PUBLISH, _RETAIN, _QOS_1 = 0x30, 0x01, 0x02
+_CORRELATION_DATA = 0x09
+
+
+class Puback(NamedTuple):
+    """An acknowledgement: of which packet, and its reason code (0 where MQTT 3.1.1 has none)."""
+
+    packet_id: int
+    reason: int
 
 
 def remaining_length(size: int) -> bytes:
@@ -23,13 +32,41 @@ def remaining_length(size: int) -> bytes:
 
 
 @lru_cache(65536)
-def _topic(topic: str, *, mqtt5: bool) -> bytes:
+def _topic(topic: str) -> bytes:
     name = topic.encode()
-    return len(name).to_bytes(2, "big") + name + (b"\0" if mqtt5 else b"")  # no properties
+    return len(name).to_bytes(2, "big") + name
 
 
-def publish(topic: str, payload: bytes, *, retain: bool, mqtt5: bool) -> bytes:
-    """PUBLISH with QoS 0, without properties. The topic has been checked (`sound_topic`)."""
-    head = _topic(topic, mqtt5=mqtt5)
+def publish(
+    topic: str,
+    payload: bytes,
+    *,
+    retain: bool,
+    mqtt5: bool,
+    packet_id: int | None = None,
+    correlation: bytes | None = None,
+) -> bytes:
+    """PUBLISH, with QoS 1 where there is a packet_id. The topic has been checked (`sound_topic`).
+
+    correlation: Correlation Data, MQTT 5 only (left out else)
+    """
     first = _PUBLISH | _RETAIN if retain else _PUBLISH
+    head = _topic(topic)
+    if packet_id is not None:
+        first |= _QOS_1
+        head += packet_id.to_bytes(2, "big")
+    if mqtt5:
+        head += b"\0" if correlation is None else _properties(correlation)
     return bytes((first,)) + remaining_length(len(head) + len(payload)) + head + payload
+
+
+def _properties(correlation: bytes) -> bytes:
+    body = bytes((_CORRELATION_DATA,)) + len(correlation).to_bytes(2, "big") + correlation
+    return remaining_length(len(body)) + body
+
+
+def puback(body: bytes | bytearray) -> Puback | None:
+    """What follows the fixed header of a PUBACK; None where it is too short to be one."""
+    if len(body) < 2:
+        return None
+    return Puback(int.from_bytes(body[:2], "big"), body[2] if len(body) > 2 else 0)

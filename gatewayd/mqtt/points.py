@@ -17,7 +17,7 @@ from gatewayd.mqtt.pace import Backoff, Pace, Refusals
 from gatewayd.points import quality as q
 from gatewayd.points.database import Database
 
-STATE_IN_FLIGHT = 2
+STATE_IN_FLIGHT = 4
 """State messages of one device on their way at most; what changes meanwhile gathers for the next."""
 RETAINED_TOGETHER = 25
 RETAINED_AT_ONCE = 50

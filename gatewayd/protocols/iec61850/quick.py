@@ -188,10 +188,13 @@ def _leaf(node: Node) -> Leaf | None:
         case values.FLOAT if node.size in (32, 64):
             octets, exponent, form = (4, 8, "f") if node.size == 32 else (8, 11, "d")
             return Leaf(bytes((_FLOAT, octets + 1, exponent)), form, node.type, node.size)
-        case values.BIT_STRING if node.size in (_DBPOS_SIZE, _QUALITY_SIZE):
-            octets = (node.size + 7) // 8
-            head = bytes((_BIT_STRING, octets + 1, octets * 8 - node.size))
-            return Leaf(head, "B" if octets == 1 else "H", node.type, node.size)
+        case values.BIT_STRING if abs(node.size) in (_DBPOS_SIZE, _QUALITY_SIZE):
+            # Servers say -13, "at most 13", and send 13; whoever sends less takes the long way.
+            size = abs(node.size)
+            octets = (size + 7) // 8
+            return Leaf(
+                bytes((_BIT_STRING, octets + 1, octets * 8 - size)), "B" if octets == 1 else "H", node.type, size
+            )
         case values.UTC_TIME:
             return Leaf(bytes((_UTC_TIME, 8)), "8s", node.type, 8)
     return None

@@ -41,11 +41,15 @@ MAKE: dict[tuple[int, int], tuple[Callable[[Any], int], st.SearchStrategy[Any]]]
     (values.BOOLEAN, 1): (values.boolean, st.booleans()),
     (values.BIT_STRING, 2): (lambda bits: values.bits(bits, 2), st.integers(0, 3)),
     (values.BIT_STRING, 13): (lambda bits: values.bits(bits, 13), st.integers(0, (1 << 13) - 1)),
+    (values.BIT_STRING, -13): (lambda bits: values.bits(bits, 13), st.integers(0, (1 << 13) - 1)),
+    (values.BIT_STRING, -2): (lambda bits: values.bits(bits, 2), st.integers(0, 3)),
     (values.UTC_TIME, 8): (utc, st.binary(min_size=8, max_size=8)),
     (values.INTEGER, 32): (values.integer, st.integers(-(2**31), 2**31 - 1)),
 }
 LAYOUTS = [
     (structure(FLOAT32, Q, T), (0,), (1,), (2,)),
+    (structure(FLOAT32, Node("q", values.BIT_STRING, -13), T), (0,), (1,), (2,)),
+    (structure(Node("stVal", values.BIT_STRING, -2), Q, T), (0,), (1,), (2,)),
     (structure(structure(FLOAT32), Q, T), (0, 0), (1,), (2,)),
     (structure(structure(FLOAT64), Q, T), (0, 0), (1,), (2,)),
     (structure(BOOLEAN, Q, T), (0,), (1,), (2,)),
@@ -108,7 +112,6 @@ def test_an_access_error_takes_the_long_way() -> None:
     ("node", "value", "mark", "stamp"),
     [
         (structure(INTEGER, Q, T), (0,), (1,), (2,)),
-        (structure(FLOAT32, Node("q", values.BIT_STRING, -13), T), (0,), (1,), (2,)),
         (structure(FLOAT32, Node("d", values.VISIBLE_STRING, -255), Q), (0,), (2,), None),
         (structure(FLOAT32, DBPOS, T), (0,), (1,), (2,)),
         (structure(FLOAT32, Q, BOOLEAN), (0,), (1,), (2,)),
