@@ -24,8 +24,8 @@ log = structlog.get_logger("control")
 
 
 def asked_of(request: Request) -> Asked:
-    """A request as far as its answers need it."""
-    return Asked(request.operator, request.tx, request.stage, request.received_ns, request.reply_to)
+    """What of a request goes on with its command."""
+    return Asked(request.operator, request.tx, request.stage, request.received_ns, request.reply_to, request.expires_ns)
 
 
 def done(asked: Asked, refusal: Refusal, point: str, *, effect: Effect = Effect.NONE) -> Answer:
@@ -125,7 +125,7 @@ class Answers:
         else:
             self.count["refusals_unrecorded"] += 1
         if fresh:
-            self.seen.count((asked.operator, asked.tx), asked.received_ns, answer)
+            self.seen.count((asked.operator, asked.tx), self._mono_ns(), answer)
         self.say(answer)
 
     def _record(self, asked: Asked, answer: Answer, *, fresh: bool) -> None:
@@ -166,6 +166,6 @@ class Answers:
         """Put on record what was only counted; forget what is old enough."""
         for refusals in self.rates.summaries(self._mono_ns(), all_=all_):
             self._ledger.note(self._moment().unrecorded(refusals))
-        gone = self.seen.age(self._now_ns(), window_ns, most)
+        gone = self.seen.age(self._now_ns(), self._mono_ns(), window_ns, most)
         if gone:
             self._ledger.write(Step(lambda db: commands.forget(db, gone), ()))

@@ -70,11 +70,13 @@ class Judge:
             return Refusal(Reason.ABORTED_FAILOVER)
         return refusal
 
-    def last_look(self, spec: PointSpec, session: Session) -> Refusal | None:
-        """Everything once more, immediately before the write."""
+    def last_look(self, spec: PointSpec, session: Session, now_ns: int, *, synchronised: bool) -> Refusal | None:
+        """Everything once more, immediately before the write. now_ns: UTC, and whether it can be believed."""
         asked = session.operate or session.opened
         if asked is None or session.order is None:
             return Refusal(Reason.NOT_SELECTED)
+        if synchronised and asked.expires_ns is not None and asked.expires_ns <= now_ns:
+            return Refusal(Reason.EXPIRED, "it expired before it could be sent")
         if spec.name not in self.grounds.specs:
             return Refusal(Reason.ABORTED_RELOAD, "the point has left the configuration")
         return self.may(asked.operator, spec, test=session.order.test) or self.station(spec, session.order)

@@ -51,11 +51,11 @@ class Seen:
             self.evicted += 1
         return gone
 
-    def count(self, key: Key, received_ns: int, answer: Answer) -> None:
-        """A refusal that is only counted."""
+    def count(self, key: Key, mono_ns: int, answer: Answer) -> None:
+        """A refusal that is only counted. mono_ns: now by CLOCK_MONOTONIC: no step of the clock makes it older."""
         operator, tx = key
         mine = self._counted.setdefault(operator, OrderedDict())
-        mine[tx] = received_ns
+        mine[tx] = mono_ns
         self.answer(key, answer)
         while len(mine) > MOST_COUNTED:
             mine.popitem(last=False)
@@ -72,10 +72,10 @@ class Seen:
         """The outcome, where it is at hand."""
         return self._answers.get(key)
 
-    def age(self, now_ns: int, window_ns: int, most: int) -> list[Key]:
+    def age(self, now_ns: int, mono_ns: int, window_ns: int, most: int) -> list[Key]:
         """What is old enough to be forgotten, at most so many; those only counted go after the request window."""
         for counted in self._counted.values():
-            while counted and next(iter(counted.values())) <= now_ns - 2 * window_ns:
+            while counted and next(iter(counted.values())) <= mono_ns - 2 * window_ns:
                 counted.popitem(last=False)
         self._counted = {operator: counted for operator, counted in self._counted.items() if counted}
         gone: list[Key] = []

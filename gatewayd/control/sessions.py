@@ -456,9 +456,10 @@ class Sessions:
 
     async def _write(self, point: Point, intended: Session) -> None:
         """INTENT is on disk: ask the gates once more, and the field in the same breath."""
-        refusal = self._judge.last_look(point.spec, intended)
+        moment = self._moment()
+        refusal = self._judge.last_look(point.spec, intended, moment.time_ns, synchronised=moment.synchronised)
         before = self._judge.before(point.spec, intended.order)
-        event = Ready(intended.attempt, refusal, before, self._now_ns())
+        event = Ready(intended.attempt, refusal, before, moment.time_ns)
         point.session, actions = machine.step(point.session, event, self._mono_ns())
         self._settle(point)
         operates = [one for one in actions if isinstance(one, Ask) and one.verb is Stage.OPERATE]

@@ -44,13 +44,14 @@ class Times(NamedTuple):
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """A request as far as its answers need it. received_ns: UTC."""
+    """A request as far as its answers, and the last look before the write, need it. received_ns, expires_ns: UTC."""
 
     operator: str
     tx: str
     stage: Stage
     received_ns: int
     reply_to: ReplyTo | None = None
+    expires_ns: int | None = None
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):
