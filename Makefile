@@ -15,9 +15,9 @@ SHELL := /bin/sh
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-# What the tests need of the system: a real broker, a C library to build a second Modbus stack on, and systemd-analyze
-# (the package systemd starts nothing by being there).
-TEST_PACKAGES := mosquitto mosquitto-clients libmodbus-dev gcc libc6-dev pkg-config systemd
+# What the tests need of the system: a real broker, a C library to build a second Modbus stack on, systemd-analyze (the
+# package systemd starts nothing by being there), and a database for the consumers of examples/.
+TEST_PACKAGES := mosquitto mosquitto-clients libmodbus-dev gcc libc6-dev pkg-config systemd postgresql
 include packaging/package.mk
 
 help:

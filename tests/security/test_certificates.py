@@ -16,7 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from gatewayd import labca, tls
 from gatewayd.certificates import Finding, Named, due, examine
 from gatewayd.config import load, named_files
-from gatewayd.console import certs
+from gatewayd.engineering import certs
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 
