@@ -30,7 +30,7 @@ REASONS: dict[int, str] = {
     q.INCONSISTENT: "what belongs together does not agree",
     q.INACCURATE: "the value is less accurate than stated",
     q.CONFIG_ERROR: "the point list does not fit the device: no such address, or another type; correct the list",
-    q.NOT_INITIALISED: "it has never been read",
+    q.NOT_INITIALISED: "it has never been read, or the device itself has not read it since its start",
     q.Q_ABSENT: "the device gives no quality with this value",
     q.SAMPLED: "the value is polled: changes between two polls are not seen",
     q.UNSYNCHRONISED: "the device's clock is not synchronised",
@@ -70,7 +70,7 @@ def explain(
         found["link"] = {"link": link.link, "since": _time(link.since_ns), "cause": link.cause}
     if offset_ns is not None:
         found["clock_offset_s"] = round(offset_ns / 1e9, 3)
-    inputs = _inputs(database, spec)
+    inputs = _inputs(database, spec, protocol)
     if inputs:
         found["inputs"] = inputs
     return {"point": name, **found}
@@ -96,12 +96,13 @@ def reasons(quality: int) -> list[str]:
 
 def native_words(spec: PointSpec, state: PointState, protocol: str) -> list[str]:
     """The device's own words behind the quality, by its protocol."""
-    if spec.derived or protocol not in PROTOCOLS or state.quality & q.NOT_INITIALISED:
+    of_its_own = not spec.derived and "|" not in spec.address
+    if not of_its_own or protocol not in PROTOCOLS or not state.recv_ns or state.quality & q.Q_ABSENT:
         return []
     return configuration(protocol).explain_native(spec, state.native)
 
 
-def _inputs(database: Database, spec: PointSpec) -> list[dict[str, object]]:
+def _inputs(database: Database, spec: PointSpec, protocol: str) -> list[dict[str, object]]:
     """The inputs of a derived point, the contacts of a double."""
     names: Iterable[str] = ()
     if spec.derived:
@@ -113,7 +114,10 @@ def _inputs(database: Database, spec: PointSpec) -> list[dict[str, object]]:
         row = database.row(name)
         if row is not None:
             state = database.states[row]
-            found.append({"point": name, "value": state.value, "quality": q.describe(state.quality)})
+            one: dict[str, object] = {"point": name, "value": state.value, "quality": q.describe(state.quality)}
+            if state.quality & q.VALIDITY_MASK and (native := native_words(database.specs[row], state, protocol)):
+                one["native"] = native
+            found.append(one)
     return found
 
 

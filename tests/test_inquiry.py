@@ -14,6 +14,7 @@ from gatewayd.points.database import Database
 from gatewayd.points.expressions import compile_expression
 from gatewayd.points.intake import Intake
 from gatewayd.points.types import Batch, Kind, Link, PointSpec, Sample
+from gatewayd.protocols.registry import PROTOCOLS
 
 NOW = 1_800_000_000_000_000_000
 SECOND = 1_000_000_000
@@ -39,9 +40,9 @@ def intake() -> Intake:
     return Intake(Database(SPECS), [ContactPair(1, 2, 3, 100)], derived)
 
 
-def explained(intake: Intake, name: str, link: Link = Link.UP) -> dict[str, Any]:
+def explained(intake: Intake, name: str, link: Link = Link.UP, protocol: str = "iec61850") -> dict[str, Any]:
     now = inquiry.LinkNow(link, NOW, "refused" if link is Link.DOWN else "")
-    return inquiry.explain(intake.database, name, now, "iec61850", None)
+    return inquiry.explain(intake.database, name, now, protocol, None)
 
 
 def test_a_point_never_read_says_so(intake: Intake) -> None:
@@ -63,6 +64,62 @@ def test_the_devices_own_words_since_when_and_what_was_good_before(intake: Intak
     assert found["since"] == "2027-01-15T08:00:02.000Z"
     assert found["last_good"] == {"value": 12.5, "t": "2027-01-15T08:00:00.000Z"}
     assert len(found["reasons"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("protocol", "kind", "address", "quality", "native", "names"),
+    [
+        (
+            "iec61850",
+            Kind.ANALOG,
+            "LD0/MMXU1.TotW",
+            q.QUESTIONABLE | q.OLD_DATA,
+            0x83,
+            ["validity questionable", "oldData"],
+        ),
+        ("dnp3", Kind.BINARY, "BI:7", q.QUESTIONABLE | q.CHATTER, 0xA1, ["ONLINE", "CHATTER_FILTER", "STATE"]),
+        ("dnp3", Kind.DOUBLE, "DBI:0", q.INVALID | q.FAILURE, 0x80, ["ONLINE not set", "STATE 10"]),
+        ("dnp3", Kind.ANALOG, "AI:3", q.INVALID | q.RESTART | q.NOT_INITIALISED, 0x03, ["ONLINE", "RESTART"]),
+        ("dnp3", Kind.COUNTER, "CT:0", q.GOOD | q.DISCONTINUITY, 0x41, ["ONLINE", "DISCONTINUITY"]),
+        (
+            "dnp3",
+            Kind.ANALOG,
+            "AI:4",
+            q.QUESTIONABLE | q.Q_ABSENT,
+            0x01,
+            None,
+        ),  # the octet is opendnp3's, not the device's
+        ("modbus", Kind.ANALOG, "HR:9", q.INVALID | q.CONFIG_ERROR, 0x02, ["exception 02 illegal-data-address"]),
+        ("modbus", Kind.ANALOG, "HR:9", q.GOOD | q.SAMPLED, 0, None),
+        ("something-else", Kind.ANALOG, "x", q.QUESTIONABLE, 1, None),
+    ],
+)
+def test_each_protocol_has_its_own_words(
+    protocol: str, kind: Kind, address: str, quality: int, native: int, names: list[str] | None
+) -> None:
+    intake = Intake(Database([spec(0, "P", kind, address)]), [], [])
+    intake.link("BAY1", Link.UP, NOW)
+    intake.apply(Batch("BAY1", [Sample(0, 1, quality, native, NOW)], NOW))
+    found = explained(intake, "P", protocol=protocol)
+    assert found.get("native", {}).get("names") == names
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_point_never_read_has_no_words_in_any_protocol(protocol: str) -> None:
+    for kind, address in ((Kind.BINARY, "BI:1"), (Kind.STRING, "OS:0"), (Kind.ANALOG, "HR:1")):
+        assert "native" not in explained(
+            Intake(Database([spec(0, "P", kind, address)]), [], []), "P", protocol=protocol
+        )
+
+
+def test_a_double_of_two_contacts_leaves_the_words_to_its_contacts(intake: Intake) -> None:
+    intake.link("BAY1", Link.UP, NOW)
+    bad = q.QUESTIONABLE | q.CHATTER
+    intake.apply(Batch("BAY1", [Sample(2, False, bad, 0x21, NOW), Sample(3, True, 0, 0x81, NOW)], NOW))
+    found = explained(intake, "CB", protocol="dnp3")
+    assert found["quality"] == "questionable"
+    assert "native" not in found
+    assert [one.get("native") for one in found["inputs"]] == [["ONLINE", "CHATTER_FILTER"], None]
 
 
 def test_a_lost_link_is_the_reason_and_named_with_its_cause(intake: Intake) -> None:

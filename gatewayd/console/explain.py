@@ -54,5 +54,6 @@ def lines(found: dict[str, Any]) -> list[str]:
     if "clock_offset_s" in found:
         out.append(f"  its clock    {found['clock_offset_s']:+.3f} s behind the gateway's")
     for one in found.get("inputs", ()):
-        out += [f"  made of      {one['point']} = {json.dumps(one['value'])}, {one['quality']}"]
+        native = f" (device says {', '.join(one['native'])})" if "native" in one else ""
+        out += [f"  made of      {one['point']} = {json.dumps(one['value'])}, {one['quality']}{native}"]
     return out

@@ -11,6 +11,7 @@ from msgspec import Meta
 from gatewayd.points.types import ControlMode, Kind, PointSpec
 from gatewayd.problems import listed
 from gatewayd.protocols.device import Device, Mistake
+from gatewayd.protocols.dnp3 import quality
 from gatewayd.protocols.dnp3.address import TYPES, Address, AddressError, parse
 from gatewayd.protocols.dnp3.command import Command, CrobCommand, parse_command
 
@@ -164,6 +165,14 @@ def own_feedback(device: Device) -> frozenset[int]:
     """None: the status of a DNP3 output follows the command and proves nothing."""
     del device
     return frozenset()
+
+
+def explain_native(point: PointSpec, native: int) -> list[str]:
+    """The names of the flags by the point's type; empty for octet strings and doubles of two contacts."""
+    try:
+        return quality.names(parse(point.address).type, native)
+    except AddressError:
+        return []
 
 
 def needs_select(device: Device) -> frozenset[int]:

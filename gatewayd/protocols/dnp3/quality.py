@@ -51,6 +51,39 @@ def table(kind: str, group: int, variation: int) -> tuple[int, ...]:
     return ALWAYS_ABSENT if kind == "OS" or (group, variation) in NO_FLAGS else COMMON[kind]
 
 
+_NAMES_ALL = {
+    RESTART: "RESTART",
+    COMM_LOST: "COMM_LOST",
+    REMOTE_FORCED: "REMOTE_FORCED",
+    LOCAL_FORCED: "LOCAL_FORCED",
+}
+_NAMES_BINARY = {BIT5: "CHATTER_FILTER", BIT6: "reserved bit 6", STATE: "STATE"}
+_NAMES_OUTPUT = {BIT5: "reserved bit 5", BIT6: "reserved bit 6", STATE: "STATE"}
+_NAMES_COUNTER = {BIT5: "ROLLOVER", BIT6: "DISCONTINUITY", STATE: "reserved bit 7"}
+_NAMES_ANALOG = {BIT5: "OVER_RANGE", BIT6: "REFERENCE_ERR", STATE: "reserved bit 7"}
+_NAMES = {
+    "BI": _NAMES_BINARY,
+    "DBI": {BIT5: "CHATTER_FILTER"},  # both bits above are its state
+    "BO": _NAMES_OUTPUT,
+    "AI": _NAMES_ANALOG,
+    "AO": _NAMES_ANALOG,
+    "CT": _NAMES_COUNTER,
+    "FC": _NAMES_COUNTER,
+}
+
+
+def names(kind: str, flags: int) -> list[str]:
+    """The standard's words of a flag octet, lowest bit first; empty for OS, which has none.
+
+    ONLINE is named where it stands and where it lacks; the state of a double-bit input as its two bits.
+    """
+    if kind not in _NAMES:
+        return []
+    words = ["ONLINE" if flags & ONLINE else "ONLINE not set"]
+    words += [name for bit, name in {**_NAMES_ALL, **_NAMES[kind]}.items() if flags & bit]
+    return [*words, f"STATE {flags >> 6 & 3:02b}"] if kind == "DBI" else words
+
+
 # ---- time
 
 EARLIEST_NS = 946_684_800_000_000_000

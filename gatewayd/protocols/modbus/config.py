@@ -15,6 +15,7 @@ from gatewayd.protocols.device import Device, Mistake
 from gatewayd.protocols.modbus import address as addresses
 from gatewayd.protocols.modbus.address import Address, AddressError
 from gatewayd.protocols.modbus.command import COMMAND_FORM, Command, CommandError, Defaults, parse_command, parse_guard
+from gatewayd.protocols.modbus.pdu import exception_name
 from gatewayd.protocols.modbus.plan import Block, Field, Limits
 from gatewayd.protocols.modbus.plan import plan as plan_blocks
 from gatewayd.protocols.modbus.program import RefusedError
@@ -261,6 +262,12 @@ def own_feedback(device: Device) -> frozenset[int]:
     """None: a Modbus output only mirrors what was written; a setting may name its own point as its feedback."""
     del device
     return frozenset()
+
+
+def explain_native(point: PointSpec, native: int) -> list[str]:
+    """The exception the point's last read was answered with; empty where there was none."""
+    del point
+    return [f"exception {native:02X} {exception_name(native)}"] if native else []
 
 
 def needs_select(device: Device) -> frozenset[int]:

@@ -7,7 +7,8 @@ import itertools
 import pytest
 
 from gatewayd.points import quality as q
-from gatewayd.protocols.dnp3 import quality
+from gatewayd.points.types import Kind, PointSpec
+from gatewayd.protocols.dnp3 import config, quality
 
 TYPES = ("BI", "DBI", "BO", "AI", "AO", "CT", "FC")
 
@@ -84,6 +85,43 @@ def test_objects_with_flags_have_their_own() -> None:
     flagged = [("BI", 1, 2), ("BI", 2, 1), ("DBI", 3, 2), ("CT", 20, 1), ("FC", 21, 1), ("AI", 30, 1), ("AI", 32, 7)]
     for kind, group, variation in [*flagged, ("BO", 10, 2), ("AO", 40, 1), ("AO", 42, 3), ("FC", 21, 5), ("CT", 22, 5)]:
         assert quality.table(kind, group, variation) is quality.COMMON[kind]
+
+
+WORDS = {
+    "BI": "ONLINE RESTART COMM_LOST REMOTE_FORCED LOCAL_FORCED CHATTER_FILTER reserved STATE",
+    "DBI": "ONLINE RESTART COMM_LOST REMOTE_FORCED LOCAL_FORCED CHATTER_FILTER STATE STATE",
+    "BO": "ONLINE RESTART COMM_LOST REMOTE_FORCED LOCAL_FORCED reserved reserved STATE",
+    "AI": "ONLINE RESTART COMM_LOST REMOTE_FORCED LOCAL_FORCED OVER_RANGE REFERENCE_ERR reserved",
+    "AO": "ONLINE RESTART COMM_LOST REMOTE_FORCED LOCAL_FORCED OVER_RANGE REFERENCE_ERR reserved",
+    "CT": "ONLINE RESTART COMM_LOST REMOTE_FORCED LOCAL_FORCED ROLLOVER DISCONTINUITY reserved",
+    "FC": "ONLINE RESTART COMM_LOST REMOTE_FORCED LOCAL_FORCED ROLLOVER DISCONTINUITY reserved",
+}
+"""The eight bits of each flag octet as the object library has them, bit 0 first."""
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_flag_has_its_name_in_all_256_octets(kind: str) -> None:
+    spec = PointSpec(row=0, name="P", kind=Kind.ANALOG, device="R", address=f"{kind}:7")
+    words = WORDS[kind].split()
+    for flags in range(256):
+        found = config.explain_native(spec, flags)
+        assert found[0] == ("ONLINE" if flags & 1 else "ONLINE not set")
+        rest = found[1:]
+        if kind == "DBI":
+            assert rest.pop() == f"STATE {flags >> 7}{flags >> 6 & 1}"
+        known = [word for word in rest if "reserved" not in word]
+        top = 6 if kind == "DBI" else 8
+        set_bits = [bit for bit in range(1, top) if flags >> bit & 1]
+        assert known == [words[bit] for bit in set_bits if words[bit] != "reserved"]
+        assert [word for word in rest if "reserved" in word] == [
+            f"reserved bit {bit}" for bit in set_bits if words[bit] == "reserved"
+        ]
+
+
+@pytest.mark.parametrize("address", ["OS:0", "", "BI:3|BI:4"])
+def test_what_has_no_flags_of_its_own_has_no_names(address: str) -> None:
+    spec = PointSpec(row=0, name="P", kind=Kind.STRING, device="R", address=address)
+    assert config.explain_native(spec, 0) == []
 
 
 SYNCHRONISED, UNSYNCHRONISED, NO_TIME = 1, 2, 0
