@@ -123,6 +123,8 @@ class Daemon:
             field=_Field(self),
             publish=self.commands.answer,
             encode_event=contract.control_event,
+            publish_tags=self.publisher.tag,
+            publish_audit_head=self.publisher.audit_head,
         )
         self.datapath = DataPath(journal, intake, protocols, publisher=self.publisher, desk=self.desk)
 
@@ -162,6 +164,8 @@ class Daemon:
         outward = [tasks.create_task(self.publisher.run(), name="publisher")]
         await self.consumers.start()
         await self.desk.start()
+        if self.desk.loaded:
+            self.publisher.tags_known()
         inward = [tasks.create_task(self.commands.run(), name="commands")]
         for name, link in self.datapath.links.items():
             self.publisher.link(name, self._protocol(name), link.link, link.since_ns, link.cause)
@@ -259,7 +263,8 @@ class Daemon:
 
     def _answer(self, request: AskRequest) -> bytes:
         if request.ask == "health":
-            return contract.health(self.counters(), tail(self.journal), clock.now_ns())
+            known = self.counters() | {"control": self.desk.snapshot()}
+            return contract.health(known, tail(self.journal), clock.now_ns())
         intake = self.datapath.intake
         row = intake.database.row(request.point)
         device = intake.database.specs[row].device if row is not None else ""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from gatewayd.console.ask import NoAnswer, ask
 from gatewayd.console.mqtt import Broker
 from gatewayd.console.view import StationView, age_text
+from gatewayd.console.words import tag_text
 from gatewayd.mqtt.settings import MqttSettings
 from gatewayd.problems import printable
 
@@ -144,18 +145,33 @@ def _journal(health: dict[str, Any], picture: Picture) -> None:
 
 
 def _control(control: dict[str, Any], picture: Picture) -> None:
-    for what in ("selects", "operations", "holds"):
+    counts = control.get("counts") or {}
+    for what, word in (("selects", "selected"), ("operations", "under way"), ("holds", "held")):
         for one in control.get(what, ()):
-            picture.lines.append(f"{what:<12} {_one_line(one)}")
-    for what in ("tags", "inhibits"):
+            value = json.dumps(one.get("value"))
+            left = f", {one['left_s']:.0f} s left" if one.get("left_s") is not None else ""
+            picture.lines.append(f"{word:<12} {one.get('point')} -> {value} by {one.get('operator')}{left}")
+        _rest(counts, control, what, picture)
+    for one in control.get("holds", ()):
+        picture.attention.append(
+            f"{one.get('point')} may have moved: look at it; held until it is clear what became of it"
+        )
+    for what, word in (("tags", "tag"), ("inhibits", "inhibited")):
         for one in control.get(what, ()):
-            picture.lines.append(f"{what:<12} {_one_line(one)}")
+            picture.lines.append(f"{word:<12} {tag_text(one)}")
+        _rest(counts, control, what, picture)
+    if any(one.get("on") == "gateway" for one in control.get("inhibits", ())):
+        picture.attention.append("commands are inhibited for the whole gateway")
+    if trouble := control.get("trouble"):
+        picture.attention.append(f"commands are refused: {trouble}")
+    if audit := control.get("audit"):
+        picture.lines.append(f"audit        {audit.get('n')} records, the last one {str(audit.get('hash'))[:16]}…")
 
 
-def _one_line(one: Any) -> str:
-    if isinstance(one, dict):
-        return ", ".join(f"{key} {value}" for key, value in one.items() if value not in ("", None))
-    return str(one)
+def _rest(counts: dict[str, int], control: dict[str, Any], what: str, picture: Picture) -> None:
+    """What was too much for one answer."""
+    if (more := counts.get(what, 0) - len(control.get(what, ()))) > 0:
+        picture.lines.append(f"{'':<12} and {more} more {what}")
 
 
 def _certificates(certificates: list[dict[str, Any]], picture: Picture) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from gatewayd.control.reasons import Effect, Reason
 
 REASONS: dict[Reason, str] = {
@@ -62,6 +65,13 @@ EFFECTS: dict[Effect, str] = {
     Effect.POSSIBLE: "IT MAY HAVE MOVED: look at the position before you try again",
     Effect.CONFIRMED: "the field shows it",
 }
+
+
+def tag_text(tag: Mapping[str, Any]) -> str:
+    """A tag or inhibit as it hangs: `personal-lock 3f9a on bay/F12 by alice since …: earthing at DS`."""
+    note = f": {tag['note']}" if tag.get("note") else ""
+    since = f" since {str(tag['time'])[:19]}Z" if tag.get("time") else ""
+    return f"{tag.get('kind')} {tag.get('id')} on {tag.get('on')} by {tag.get('owner')}{since}{note}"
 
 
 def reason_text(reason: str) -> str:

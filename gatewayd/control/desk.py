@@ -24,7 +24,7 @@ from gatewayd.control import audit, gates, restart, tags
 from gatewayd.control import session as machine
 from gatewayd.control.answers import Answers, asked_of, done
 from gatewayd.control.gates import SECOND, Refusal
-from gatewayd.control.hanging import Hanging
+from gatewayd.control.hanging import Hanging, shown
 from gatewayd.control.judge import Judge
 from gatewayd.control.ledger import Ledger, Step
 from gatewayd.control.rates import Limits, Rates
@@ -35,7 +35,7 @@ from gatewayd.control.sessions import Sessions
 from gatewayd.control.settings import ControlSettings
 from gatewayd.control.states import SELECTS, Cancel, Clear, Direct, Ending, Operate, Select, Session, State
 from gatewayd.control.station import Field, Grounds, Station
-from gatewayd.control.tags import Tag
+from gatewayd.control.tags import Tag, TagKind
 from gatewayd.control.types import Answer, Request, Result, Stage
 from gatewayd.control.types import Step as DeviceStep
 from gatewayd.points.types import Link
@@ -52,6 +52,7 @@ HOUSEKEEPING_NS = SECOND
 """How often what nobody waits for is looked after: audit records, rights file, being the active gateway."""
 HEAD_NS = 60 * SECOND
 FORGET_AT_ONCE = 500
+MOST_SHOWN = 20
 STOP_MARGIN_S = 2.0
 """Beyond stop_budget_s: for the journal to take the last outcomes."""
 
@@ -449,12 +450,26 @@ class Desk:
             "not_on_record": int(bool(self._ledger.trouble) or not self._loaded),
         }
 
+    @property
+    def loaded(self) -> bool:
+        """What hangs and what was open is read: until then commands are refused."""
+        return self._loaded
+
     def snapshot(self) -> Mapping[str, object]:
-        """For `gatewayd status`: what is selected, under way and held; tags and inhibits; the audit trail."""
+        """For `gatewayd status`: what is selected, under way and held; tags and inhibits; the audit trail.
+
+        Of each kind MOST_SHOWN at most; `counts` has how many there are.
+        """
         now = self._mono_ns()
+        found: dict[str, list[object]] = {"selects": [], "operations": [], "holds": [], "tags": [], "inhibits": []}
+        for session in self._sessions.sessions():
+            if session.state in _SHOWN_AS:
+                found[_SHOWN_AS[session.state]].append(_shown(session, now))
+        for tag in self._judge.board:
+            found["inhibits" if tag.kind is TagKind.INHIBIT else "tags"].append(shown(tag))
         return {
-            "points": [_shown(session, now) for session in self._sessions.sessions()],
-            "tags": [msgspec.to_builtins(tag) for tag in self._judge.board],
+            **{kind: some[:MOST_SHOWN] for kind, some in found.items()},
+            "counts": {kind: len(all_) for kind, all_ in found.items()},
             "audit": {"n": self._ledger.head.n, "hash": self._ledger.head.hash.hex()},
             "trouble": self._ledger.trouble or self._judge.rights.broken,
         }
@@ -476,6 +491,16 @@ def _nothing(_: sqlite3.Connection) -> None:
 
 def _limits(settings: ControlSettings) -> Limits:
     return Limits(settings.rate_per_s, settings.rate_burst, settings.refusals_per_s, settings.refusals_burst)
+
+
+_SHOWN_AS = {
+    State.SELECTING: "selects",
+    State.SELECTED: "selects",
+    State.CANCELLING: "selects",
+    State.OPERATING: "operations",
+    State.SUPERVISING: "operations",
+    State.HOLD: "holds",
+}
 
 
 def _shown(session: Session, now: int) -> dict[str, object]:

@@ -150,8 +150,11 @@ class Hanging:
         return msgspec.structs.replace(answer, tag=tag.id, time_ns=self._now_ns())
 
     def _show(self, on: str) -> None:
-        hung = [
-            {"id": tag.id, "kind": tag.kind, "owner": tag.owner, "note": tag.note, "time": audit.stamp(tag.time_ns)}
-            for tag in self._judge.board.on(on)
-        ]
+        hung = [shown(tag) for tag in self._judge.board.on(on)]
         self._publish(tags.topic(on), msgspec.json.encode({"on": on, "tags": hung}) if hung else b"")
+
+
+def shown(tag: Tag) -> dict[str, str]:
+    """A tag as everybody may see it."""
+    time = audit.stamp(tag.time_ns)
+    return {"id": tag.id, "kind": tag.kind, "on": tag.on, "owner": tag.owner, "note": tag.note, "time": time}

@@ -127,6 +127,7 @@ class Session:
         *,
         retain: bool = False,
         correlation: bytes | None = None,
+        user: Sequence[tuple[str, str]] = (),
     ) -> None:
         """Publish with QoS 1. The caller has seen that there is `room`; the topic is a sound one."""
         if not self.alive:
@@ -137,7 +138,13 @@ class Session:
         self._pending[packet_id] = done
         self._write(
             packets.publish(
-                topic, payload, retain=retain, mqtt5=self.mqtt5, packet_id=packet_id, correlation=correlation
+                topic,
+                payload,
+                retain=retain,
+                mqtt5=self.mqtt5,
+                packet_id=packet_id,
+                correlation=correlation,
+                user=user,
             )
         )
 
@@ -146,11 +153,18 @@ class Session:
         if self.alive:
             self._write(packets.publish(topic, payload, retain=retain, mqtt5=self.mqtt5))
 
-    async def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> int:
+    async def publish(
+        self, topic: str, payload: bytes, *, retain: bool = False, user: Sequence[tuple[str, str]] = ()
+    ) -> int:
         """Publish with QoS 1 and wait for the PUBACK. Returns its reason code, below REFUSED when it was taken."""
         await self.wait_room()
         answer: asyncio.Future[int] = self._loop.create_future()
-        self.send(topic, payload, lambda code: None if answer.done() else answer.set_result(code), retain=retain)
+
+        def done(code: int) -> None:
+            if not answer.done():
+                answer.set_result(code)
+
+        self.send(topic, payload, done, retain=retain, user=user)
         return await answer
 
     async def subscribe(self, filters: Sequence[str], *, stored: bool) -> list[int]:

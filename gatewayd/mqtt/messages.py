@@ -252,6 +252,8 @@ def _answer(answer: Answer) -> dict[str, object]:
             out[key] = True
     if answer.detail:
         out["detail"] = _sound(answer.detail)
+    if answer.tag:
+        out["tag"] = answer.tag
     if answer.time_ns:
         out["time"] = rfc3339(answer.time_ns).decode()
     return out

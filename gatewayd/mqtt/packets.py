@@ -5,11 +5,12 @@ Source: MQTT 5.0 and 3.1.1, 3.3 (PUBLISH), 3.4 (PUBACK), 2.1.4 and 1.5.5 (length
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 _PUBLISH, _RETAIN, _QOS_1 = 0x30, 0x01, 0x02
-_CORRELATION_DATA = 0x09
+_CORRELATION_DATA, _USER_PROPERTY = 0x09, 0x26
 
 
 class Puback(NamedTuple):
@@ -33,8 +34,7 @@ def remaining_length(size: int) -> bytes:
 
 @lru_cache(65536)
 def _topic(topic: str) -> bytes:
-    name = topic.encode()
-    return len(name).to_bytes(2, "big") + name
+    return _binary(topic.encode())
 
 
 def publish(
@@ -45,10 +45,11 @@ def publish(
     mqtt5: bool,
     packet_id: int | None = None,
     correlation: bytes | None = None,
+    user: Sequence[tuple[str, str]] = (),
 ) -> bytes:
     """PUBLISH, with QoS 1 where there is a packet_id. The topic has been checked (`sound_topic`).
 
-    correlation: Correlation Data, MQTT 5 only (left out else)
+    correlation: Correlation Data; user: User Properties; both MQTT 5 only (left out else)
     """
     first = _PUBLISH | _RETAIN if retain else _PUBLISH
     head = _topic(topic)
@@ -56,13 +57,19 @@ def publish(
         first |= _QOS_1
         head += packet_id.to_bytes(2, "big")
     if mqtt5:
-        head += b"\0" if correlation is None else _properties(correlation)
+        head += b"\0" if correlation is None and not user else _properties(correlation, user)
     return bytes((first,)) + remaining_length(len(head) + len(payload)) + head + payload
 
 
-def _properties(correlation: bytes) -> bytes:
-    body = bytes((_CORRELATION_DATA,)) + len(correlation).to_bytes(2, "big") + correlation
+def _properties(correlation: bytes | None, user: Sequence[tuple[str, str]]) -> bytes:
+    body = b"" if correlation is None else bytes((_CORRELATION_DATA,)) + _binary(correlation)
+    for name, value in user:
+        body += bytes((_USER_PROPERTY,)) + _binary(name.encode()) + _binary(value.encode())
     return remaining_length(len(body)) + body
+
+
+def _binary(octets: bytes) -> bytes:
+    return len(octets).to_bytes(2, "big") + octets
 
 
 def puback(body: bytes | bytearray) -> Puback | None:

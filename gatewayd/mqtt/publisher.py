@@ -77,6 +77,10 @@ class Publisher:
             refusals=self._refusals,
         )
         self._links: dict[str, bytes] = {}
+        self._tags: dict[str, bytes] = {}
+        self._tags_known = False
+        self._tags_found: set[str] = set()
+        """Tag topics the broker has stored, until it is known which of them still hang."""
         self._catalog: dict[str, bytes] = {}
         self._devices: dict[str, DeviceInfo] = {}
         self._point_names: set[str] = set()
@@ -152,6 +156,28 @@ class Publisher:
         """Send events again on `replayed/<client>`."""
         self._events.replay(request)
 
+    def tag(self, key: str, payload: bytes) -> None:
+        """What hangs on a point, a bay, a device or the gateway (`tag/<key>`); b"" when nothing does any more."""
+        topic = self._topics.tag(key)
+        if not contract.sound_topic(topic):
+            return
+        self._put(topic, payload)
+        if payload:
+            self._tags[topic] = payload
+        else:
+            self._tags.pop(topic, None)
+
+    def tags_known(self) -> None:
+        """All tags that hang have been told: whatever else the broker has stored of them is cleared."""
+        self._tags_known = True
+        for topic in self._tags_found - self._tags.keys():
+            self._put(topic, b"")
+        self._tags_found.clear()
+
+    def audit_head(self, payload: bytes) -> None:
+        """Where the audit trail ends (`audit`)."""
+        self._put(self._topics.audit, payload)
+
     def status(self) -> None:
         """Publish the status again: the clock's trust or the journal's epoch changed."""
         self._outbox[self._topics.status] = None
@@ -189,7 +215,7 @@ class Publisher:
         self._points.session_starts()
         self._outbox = self._held | self._outbox
         self._held.clear()
-        self._outbox |= self._links | self._catalog | {self._topics.status: None}
+        self._outbox |= self._links | self._catalog | self._tags | {self._topics.status: None}
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._send_documents(session))
@@ -312,6 +338,10 @@ class Publisher:
                     self._put(topic, b"")
                     if device not in self._known():
                         self._put(self._topics.device(device), b"")
+            case ["tag", *_] if topic not in self._tags:
+                self._tags_found.add(topic)
+                if self._tags_known:
+                    self.tags_known()
             case ["device", device] if device not in self._known():
                 self._put(topic, b"")
             case ["snapshot", device, part]:

@@ -37,6 +37,7 @@ class Topics:
         self.event = f"{base}/event"
         self.gap = f"{base}/gap"
         self.health = f"{base}/health"
+        self.audit = f"{base}/audit"
         self.requests = (
             f"{base}/cmd/+/+",
             f"{base}/interrogate/+",
@@ -44,7 +45,7 @@ class Topics:
             f"{base}/ack/+",
             f"{base}/ask/+",
         )
-        self.retained_by_us = (f"{base}/catalog/#", f"{base}/device/+", f"{base}/snapshot/+/+")
+        self.retained_by_us = (f"{base}/catalog/#", f"{base}/device/+", f"{base}/snapshot/+/+", f"{base}/tag/#")
         self._point = f"{base}/point/"
 
     def device(self, device: str) -> str:
@@ -61,6 +62,9 @@ class Topics:
 
     def point(self, point: str) -> str:
         return self._point + point
+
+    def tag(self, key: str) -> str:
+        return f"{self.base}/tag/{key}"
 
     def reply(self, operator: str) -> str:
         return f"{self.base}/reply/{operator}"

@@ -662,9 +662,10 @@ async def test_counters_and_snapshot_say_what_goes_on(room: Room) -> None:
     room.field.replies["operate"] = Reply(Verdict.UNKNOWN)
     await room.operated(await room.select(BAY))
     found = room.desk.snapshot()
-    assert [(one["point"], one["state"], one["operator"]) for one in found["points"]] == [
-        (AR, "selected", "alice"), (BAY, "hold", "alice"),
-    ]  # fmt: skip
+    [select], [hold] = found["selects"], found["holds"]  # type: ignore[misc]
+    assert (select["point"], select["state"], select["operator"]) == (AR, "selected", "alice")
+    assert (hold["point"], hold["state"], hold["value"]) == (BAY, "hold", "open")
+    assert found["counts"] == {"selects": 1, "operations": 0, "holds": 1, "tags": 0, "inhibits": 0}
     counters = room.desk.counters()
     assert (counters["now_selected"], counters["now_hold"], counters["operations"]) == (1, 1, 1)
     assert (counters["outcome_possible"], counters["reason_unknown"]) == (1, 1)

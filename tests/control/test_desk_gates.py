@@ -70,7 +70,7 @@ async def test_each_gate_at_the_select(room: Room, break_: Break, reason: Reason
     break_(room)
     done = await room.select()
     assert (done.result, done.reason, done.effect) == (Result.DONE, reason, Effect.NONE)
-    assert room.desk.snapshot()["points"] == []
+    assert room.desk.snapshot()["selects"] == []
 
 
 @gates
@@ -80,7 +80,7 @@ async def test_each_gate_at_the_operate(room: Room, break_: Break, reason: Reaso
     done = await room.end(await room.operate(selected))
     assert (done.reason, done.effect) == (reason, Effect.NONE)
     assert room.field.calls == []
-    assert room.desk.snapshot()["points"] == []  # 12: the select is gone with it
+    assert room.desk.snapshot()["selects"] == []  # 12: the select is gone with it
 
 
 @gates
