@@ -82,8 +82,18 @@ class Answers:
             self.count["internal_errors"] += 1
 
     def said(self, answer: Answer, *, stored: bool = True) -> None:
-        """Hand an outcome to the publisher, and note that it was: a start says again what perhaps never was."""
+        """Hand an outcome to the publisher and the log; note that it was: a start says again what perhaps never was."""
         self.say(answer)
+        say = log.info if answer.effect is not Effect.POSSIBLE else log.warning
+        say(
+            "a command ended",
+            point=answer.point,
+            tx=answer.tx,
+            operator=answer.operator,
+            stage=str(answer.stage),
+            reason=str(answer.reason),
+            effect=str(answer.effect),
+        )
         if stored:
             self._ledger.told([answer])
             self._ledger.flush_soon()
