@@ -23,6 +23,7 @@ from paho.mqtt.properties import Properties as PahoProperties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from gatewayd import tls
 from gatewayd.mqtt import packets
 from gatewayd.mqtt.contract import Properties
 from gatewayd.mqtt.settings import Endpoint, MqttSettings, endpoint
@@ -334,6 +335,8 @@ class Connection:
             sock = await open_socket(where, self._settings)
             client, window = self._client(where, sock, mqtt5=mqtt5)
             await _connect(client)
+        except ssl.SSLError as error:
+            raise SessionLost(f"TLS: {tls.reason(error)}") from None
         except (OSError, ValueError) as error:  # refused, certificates, a password file that is not there
             raise SessionLost(str(error)) from None
         except aiomqtt.MqttError as error:

@@ -16,3 +16,10 @@ def client_context(tls: Tls) -> ssl.SSLContext:
 def server_name(tls: Tls, host: str) -> str:
     """The name that must stand in the device's certificate."""
     return tls.server_name or host
+
+
+def reason(error: ssl.SSLError) -> str:
+    """Why a session was not made or ended, in words for people."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the device's certificate is not accepted: {error.verify_message or error}"
+    return (error.reason or str(error)).lower().replace("_", " ")

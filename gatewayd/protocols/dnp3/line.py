@@ -10,12 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
-import os
-import socket
-import struct
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -26,8 +21,10 @@ from gatewayd.protocols.dnp3.config import Options
 from gatewayd.protocols.dnp3.frames import Splitter
 from gatewayd.protocols.dnp3.route import Route
 from gatewayd.protocols.dnp3.turn import Turn
-from gatewayd.protocols.dnp3.wire import Wire, open_wire
+from gatewayd.protocols.dnp3.wire import open_wire
 from gatewayd.protocols.driver import DeviceFault, LinkLost
+from gatewayd.protocols.loopback import Doorway
+from gatewayd.protocols.sockets import Wire
 
 LOOPBACK_LIMIT_S = 15.0
 """opendnp3 connects to its loopback within this time or the connection is given up."""
@@ -56,8 +53,7 @@ class Line:
         self._options = options
         self._incoming, self._outgoing = Splitter(), Splitter()
         self._wire: Wire | None = None
-        self._listener: socket.socket | None = None
-        self._accepted: asyncio.Future[socket.socket] = asyncio.get_running_loop().create_future()
+        self._doorway: Doorway | None = None
         self._loopback: asyncio.Transport | None = None
         self._connected: asyncio.Task[None] | None = None
         self._channel: library.Channel | None = None
@@ -72,13 +68,8 @@ class Line:
             within_s=options.connect_timeout_s,
             unanswered_s=2 * options.response_timeout_s,
         )
-        self._listener = listener = socket.socket()
-        listener.setblocking(False)
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        asyncio.get_running_loop().add_reader(listener, self._accept)
-        port = listener.getsockname()[1]
-        self._channel = await library.off_loop(library.Channel, self._device.name, port)
+        self._doorway = Doorway()
+        self._channel = await library.off_loop(library.Channel, self._device.name, self._doorway.port)
 
     async def add_master(self, name: str, soe: Any, application: Any, options: Options) -> Any:
         """A master of one device, enabled; the first one makes the channel connect. Raises LinkLost, DeviceFault."""
@@ -107,29 +98,12 @@ class Line:
         """Shut a master down; its callbacks have been let go of before. False where that did not end in time."""
         return await _within(library.off_loop(master.Shutdown))
 
-    def _accept(self) -> None:
-        """Take the one connection that opendnp3 makes, and no other; close the listener after it."""
-        assert self._listener is not None
-        with contextlib.suppress(OSError):
-            sock, _ = self._listener.accept()
-            if not _is_ours(sock):
-                sock.close()
-                return
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._stop_listening()
-            self._accepted.set_result(sock)
-
-    def _stop_listening(self) -> None:
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            asyncio.get_running_loop().remove_reader(listener)
-            listener.close()
-
     async def _connect(self) -> None:
         """Wait until opendnp3 is connected, then let the field speak."""
+        assert self._doorway is not None
         try:
             async with asyncio.timeout(LOOPBACK_LIMIT_S):
-                sock = await asyncio.shield(self._accepted)
+                sock = await self._doorway.connection()
         except TimeoutError:
             raise LinkLost("opendnp3 did not connect to its loopback") from None
         loop = asyncio.get_running_loop()
@@ -194,14 +168,13 @@ class Line:
         self._end("closed")
         if self._wire is not None:
             self._wire.close()
-        self._stop_listening()
         if self._connected is not None:
             self._connected.cancel()
             await asyncio.gather(self._connected, return_exceptions=True)
         if self._loopback is not None:
             self._loopback.abort()
-        elif self._accepted.done():
-            self._accepted.result().close()
+        if self._doorway is not None:
+            self._doorway.close()
         channel, self._channel = self._channel, None
         if channel is not None:
             await _within(library.off_loop(channel.shutdown))
@@ -225,34 +198,6 @@ class _Loopback(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._line.resume()
-
-
-def _is_ours(accepted: socket.socket) -> bool:
-    """Whether the other end is a socket of this process; if so it sends without delay from now on (TCP_NODELAY)."""
-    number = own_descriptor(accepted.getpeername())
-    if number is None:
-        return False
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as other:
-        if (other.getsockname(), other.getpeername()) == (accepted.getpeername(), accepted.getsockname()):
-            other.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return True
-    return False
-
-
-_libc = ctypes.CDLL(None)
-
-
-def own_descriptor(name: tuple[str, int]) -> int | None:
-    """The file descriptor of this process whose socket has this IPv4 address and port, None where there is none."""
-    host, port = name
-    wanted = struct.pack("=HH4s", socket.AF_INET, socket.htons(port), socket.inet_aton(host))
-    found = ctypes.create_string_buffer(16)
-    size = ctypes.c_uint32()
-    for number in sorted((int(entry.name) for entry in Path("/proc/self/fd").iterdir()), reverse=True):
-        size.value = len(found)
-        if not _libc.getsockname(number, found, ctypes.byref(size)) and found.raw[: len(wanted)] == wanted:
-            return number
-    return None
 
 
 async def _within(work: Any) -> bool:

@@ -48,13 +48,16 @@ TAKE_AGAIN_S = 60.0
 
 
 class Association:
-    """One association with an IED. Made on the loop; `run` is the thread's."""
+    """One association with an IED. Made on the loop; `run` is the thread's.
+
+    address: numeric, and the port: of the IED, or of the loopback where a TLS session is between
+    """
 
     def __init__(
         self,
         device: Device,
         options: Options,
-        address: str,
+        address: tuple[str, int],
         cursors: Mapping[str, Cursor],
         exchange: Exchange,
         memory: Memory,
@@ -115,9 +118,8 @@ class Association:
         options = self._options
         self._connection.open(
             self._address,
-            self._device.port,
+            f"{self._device.host} port {self._device.port}",
             within_s=options.connect_timeout_s,
-            tls=self._device.tls,
             ap_title=options.ap_title,
             ae_qualifier=options.ae_qualifier,
         )

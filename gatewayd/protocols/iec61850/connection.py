@@ -14,7 +14,6 @@ from typing import Any
 
 import structlog
 
-from gatewayd.protocols.device import Tls
 from gatewayd.protocols.iec61850 import lib, values
 from gatewayd.protocols.iec61850.lib import native
 
@@ -100,7 +99,6 @@ class Connection:
         self._counts = counts
         self._handle: int | None = None
         self._mms: int | None = None
-        self._tls: int | None = None
         self._numbers = 0
         self._converters: dict[int, Callable[[int], Any]] = {}
         self._done: dict[int, tuple[int, Any]] = {}
@@ -113,12 +111,11 @@ class Connection:
         self.last_heard = 0.0
 
     # opening and closing
-    def open(self, host: str, port: int, *, within_s: float, tls: Tls | None, ap_title: str, ae_qualifier: int) -> None:
-        """Associate. host is a numeric address. Raises ConnectionLost, Stopped."""
+    def open(self, address: tuple[str, int], where: str, *, within_s: float, ap_title: str, ae_qualifier: int) -> None:
+        """Associate. address is a numeric one and a port, where names it for people. Raises ConnectionLost, Stopped."""
+        host, port = address
         deadline = time.monotonic() + within_s
-        if tls is not None:
-            self._tls = _tls_configuration(tls)
-        handle = self._handle = native.IedConnection_createEx(self._tls, False)
+        handle = self._handle = native.IedConnection_createEx(None, False)
         if handle is None:
             raise ConnectionLost("libiec61850 could not make a connection")
         native.IedConnection_setConnectTimeout(handle, int(within_s * 1000))
@@ -131,15 +128,15 @@ class Connection:
         error = ctypes.c_int()
         native.IedConnection_connectAsync(handle, ctypes.byref(error), host.encode(), port)
         if error.value:
-            raise ConnectionLost(f"cannot connect to {host} port {port}")
+            raise ConnectionLost(f"cannot connect to {where}")
         began = False
         while (state := native.IedConnection_getState(handle)) != _CONNECTED:
             if self._stopping():
                 raise Stopped
             if began and state in (0, 3):
-                raise ConnectionLost(f"no association with {host} port {port}: refused or closed")
+                raise ConnectionLost(f"no association with {where}: refused or closed")
             if time.monotonic() > deadline:
-                raise ConnectionLost(f"no association with {host} port {port} within {within_s:g} s")
+                raise ConnectionLost(f"no association with {where} within {within_s:g} s")
             began = True
             if not native.IedConnection_tick(handle):
                 time.sleep(0.001)  # before there is a socket a tick does not wait
@@ -153,9 +150,6 @@ class Connection:
                 native.IedConnection_abortAsync(handle, ctypes.byref(ctypes.c_int()))
                 native.IedConnection_tick(handle)
             native.IedConnection_destroy(handle)
-        tls, self._tls = self._tls, None
-        if tls is not None:
-            native.TLSConfiguration_destroy(tls)
 
     # running
     def tick(self) -> bool:
@@ -329,24 +323,3 @@ def _names(members: int) -> list[tuple[str, str]]:
         names.append(((name.domain or b"").decode("utf-8", "replace"), item if plain else ""))
         element = native.LinkedList_getNext(element)
     return names
-
-
-def _tls_configuration(tls: Tls) -> int:
-    """A TLS client: the chain up to the given CA is checked. Raises ConnectionLost naming the file that is wrong."""
-    made = int(native.TLSConfiguration_create())
-    native.TLSConfiguration_setClientMode(made)
-    native.TLSConfiguration_setChainValidation(made, True)
-    native.TLSConfiguration_setAllowOnlyKnownCertificates(made, False)
-    if not native.TLSConfiguration_addCACertificateFromFile(made, tls.ca_file.encode()):
-        raise _unusable(made, "ca_file", tls.ca_file)
-    if tls.cert_file:
-        if not native.TLSConfiguration_setOwnCertificateFromFile(made, tls.cert_file.encode()):
-            raise _unusable(made, "cert_file", tls.cert_file)
-        if not native.TLSConfiguration_setOwnKeyFromFile(made, tls.key_file.encode(), None):
-            raise _unusable(made, "key_file", tls.key_file)
-    return made
-
-
-def _unusable(made: int, option: str, path: str) -> ConnectionLost:
-    native.TLSConfiguration_destroy(made)
-    return ConnectionLost(f"tls.{option}: {path} cannot be used")

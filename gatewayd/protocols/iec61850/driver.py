@@ -19,6 +19,7 @@ from gatewayd.protocols.driver import LinkLost, Sink
 from gatewayd.protocols.iec61850.association import Association
 from gatewayd.protocols.iec61850.config import options
 from gatewayd.protocols.iec61850.exchange import OFFLINE, Complete, Deliver, Ended, Exchange, Gap, Memory, Verb
+from gatewayd.protocols.iec61850.relay import Relay
 
 LOOK_S = 1.0
 STUCK_S = 15.0
@@ -37,8 +38,17 @@ class Iec61850Driver:
         self._exchange: Exchange | None = None
 
     async def run(self, sink: Sink, cursors: Mapping[str, Cursor]) -> None:
-        """Serve one association. Raises LinkLost when it ends; CancelledError passes."""
-        address = await self._resolve()
+        """Serve one association. Raises LinkLost when it ends, DeviceFault; CancelledError passes."""
+        if self._device.tls is None:
+            await self._serve(sink, cursors, await self._resolve())
+            return
+        async with Relay(self._device, self._options) as relay:
+            try:
+                await self._serve(sink, cursors, relay.address)
+            except LinkLost as error:
+                raise LinkLost(relay.why or str(error)) from error
+
+    async def _serve(self, sink: Sink, cursors: Mapping[str, Cursor], address: tuple[str, int]) -> None:
         exchange = Exchange()
         association = Association(self._device, self._options, address, cursors, exchange, self._memory, sink.progress)
         ended = asyncio.Event()
@@ -79,7 +89,7 @@ class Iec61850Driver:
             handing.cancel()
             await asyncio.wait({handing})
 
-    async def _resolve(self) -> str:
+    async def _resolve(self) -> tuple[str, int]:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._options.connect_timeout_s):
@@ -89,7 +99,7 @@ class Iec61850Driver:
         except OSError as error:
             raise LinkLost(f"the name {self._device.host} cannot be resolved: {error.strerror or error}") from error
         ordered = sorted(found, key=lambda entry: entry[0] != socket.AF_INET)
-        return str(ordered[0][4][0])
+        return str(ordered[0][4][0]), self._device.port
 
     async def _hand_over(self, exchange: Exchange, sink: Sink) -> None:
         while True:

@@ -123,14 +123,6 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "MmsValue_setBinaryTime": (None, (pointer, c_uint64)),
     "MmsValue_createEmptyStructure": (pointer, (c_int,)),
     "MmsValue_setElement": (None, (pointer, c_int, pointer)),
-    "TLSConfiguration_create": (pointer, ()),
-    "TLSConfiguration_destroy": (None, (pointer,)),
-    "TLSConfiguration_setClientMode": (None, (pointer,)),
-    "TLSConfiguration_setChainValidation": (None, (pointer, c_bool)),
-    "TLSConfiguration_setAllowOnlyKnownCertificates": (None, (pointer, c_bool)),
-    "TLSConfiguration_setOwnKeyFromFile": (c_bool, (pointer, c_char_p, c_char_p)),
-    "TLSConfiguration_setOwnCertificateFromFile": (c_bool, (pointer, c_char_p)),
-    "TLSConfiguration_addCACertificateFromFile": (c_bool, (pointer, c_char_p)),
 }
 
 

@@ -31,7 +31,7 @@ from gatewayd.protocols.modbus.pdu import (
 )
 from gatewayd.protocols.modbus.settings import LineSettings
 from gatewayd.protocols.modbus.turns import Turn, Turns, Urgency
-from gatewayd.protocols.tls import client_context, server_name
+from gatewayd.protocols.tls import client_context, reason, server_name
 
 QUIET_AFTER_LATE_S = 0.05
 """Silence that ends what came too late; USB adapters hand it over in pieces."""
@@ -90,7 +90,7 @@ class Line(asyncio.Protocol):
         except TimeoutError:
             cause: LinkLost | DeviceFault = LinkLost(f"no connection to {place} within {within_s:g} s")
         except ssl.SSLError as error:
-            cause = LinkLost(f"{place}: TLS: {_tls_reason(error)}")
+            cause = LinkLost(f"{place}: TLS: {reason(error)}")
         except OSError as error:
             cause = LinkLost(f"{place}: {error.strerror or error}")
         except ValueError as error:
@@ -150,7 +150,7 @@ class Line(asyncio.Protocol):
         elif exc is None:
             why = "the device closed the connection"
         elif isinstance(exc, ssl.SSLError):
-            why = f"TLS: {_tls_reason(exc)}"
+            why = f"TLS: {reason(exc)}"
         else:
             why = f"the connection was lost: {getattr(exc, 'strerror', None) or exc}"
         self._end(why)
@@ -319,9 +319,3 @@ class Line(asyncio.Protocol):
 def _time_out(waiter: asyncio.Future[bytes], allowed_s: float) -> None:
     if not waiter.done():
         waiter.set_exception(NoAnswer(f"no answer within {allowed_s:.3g} s"))
-
-
-def _tls_reason(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the device's certificate is not accepted: {error.verify_message}"
-    return (error.reason or str(error)).lower().replace("_", " ")

@@ -14,6 +14,7 @@ import pytest
 
 from gatewayd.control.types import Verdict
 from gatewayd.points.types import ControlMode, Kind
+from gatewayd.protocols import loopback
 from gatewayd.protocols.device import Device, Serial
 from gatewayd.protocols.dnp3 import library, line
 from gatewayd.protocols.dnp3.driver import Dnp3Driver
@@ -223,10 +224,10 @@ async def test_nobody_else_gets_into_the_loopback(monkeypatch: pytest.MonkeyPatc
         return channel(name, port)
 
     monkeypatch.setattr(library, "Channel", after_an_intruder)
-    really = line._is_ours
+    really = loopback.is_ours
     # the intruder is this very process here: what tells it apart must be said for the test
     monkeypatch.setattr(
-        line, "_is_ours", lambda sock: sock.getpeername() != intruders[0].getsockname() and really(sock)
+        loopback, "is_ours", lambda sock: sock.getpeername() != intruders[0].getsockname() and really(sock)
     )
     async with Outstation(static=STATIC) as rtu, driving(device(rtu.port, POINTS), Watch()):
         intruders[0].settimeout(5)
@@ -239,13 +240,13 @@ async def test_sockets_of_this_process_are_told_from_others() -> None:
         with socket.create_connection(server.getsockname()) as mine:
             accepted, _ = server.accept()
             with accepted:
-                assert line._is_ours(accepted)
+                assert loopback.is_ours(accepted)
                 assert mine.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         script = f"import socket; socket.create_connection({server.getsockname()!r}).recv(1)"
         process = await asyncio.create_subprocess_exec("python3", "-c", script)
         accepted, _ = await asyncio.to_thread(server.accept)
         with accepted:
-            assert not line._is_ours(accepted)
+            assert not loopback.is_ours(accepted)
         await process.wait()
 
 
@@ -281,7 +282,7 @@ async def test_a_fragment_in_pieces_is_not_held_up_by_nagle() -> None:
         assert one._loopback is not None
         sock = one._loopback.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        number = line.own_descriptor(sock.getpeername())
+        number = loopback.own_descriptor(sock.getpeername())
         assert number is not None
         with socket.socket(fileno=os.dup(number)) as far:
             assert far.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
