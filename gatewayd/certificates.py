@@ -79,7 +79,7 @@ def _one(named: Named, now: datetime) -> list[Finding]:
             return [_revocations(plain, data, now)]
         certificates = x509.load_pem_x509_certificates(data)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        return [replace(plain, trouble=f"not understood: {error}")]
+        return [replace(plain, trouble=f"not understood: {str(error).partition('. See http')[0]}")]
     return [_certificate(plain, certificate, now, first=at == 0) for at, certificate in enumerate(certificates)]
 
 

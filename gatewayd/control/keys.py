@@ -15,8 +15,6 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from gatewayd.problems import shown
-
 PUBLIC_OCTETS = 32
 
 
@@ -30,7 +28,8 @@ def public_key(text: str) -> bytes:
     try:
         public = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise ValueError(f"found {shown(text)}, which is not base64; {allowed}") from None
+        # Not shown: it could be a private key that was put here by mistake.
+        raise ValueError(f"found {len(text)} characters that are not base64; {allowed}") from None
     if len(public) != PUBLIC_OCTETS:
         raise ValueError(f"found {len(public)} octets; {allowed}")
     return public

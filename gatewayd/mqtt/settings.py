@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -57,20 +58,26 @@ class Endpoint(NamedTuple):
 
 
 def endpoint(url: str) -> Endpoint:
-    """Take the broker's address apart. Raises ValueError with a text for people."""
+    """Take the broker's address apart. Raises ValueError with a text for people, in which no login is shown."""
+    shown = repr(without_login(url))
     allowed = "allowed: mqtt://host:port or mqtts://host:port"
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError as error:
-        raise ValueError(f"{url!r}: {error}; {allowed}") from None
+        raise ValueError(f"{shown}: {error}; {allowed}") from None
     if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError(f"{url!r} is not the address of a broker; {allowed}")
+        raise ValueError(f"{shown} is not the address of a broker; {allowed}")
     if parts.username is not None or parts.password is not None:
         raise ValueError(f"the address of a broker carries no login; {allowed}, with username and password_file")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        raise ValueError(f"{url!r} has more than host and port; {allowed}")
+        raise ValueError(f"{shown} has more than host and port; {allowed}")
     return Endpoint(parts.hostname, port or _PORTS[parts.scheme], parts.scheme == "mqtts")
+
+
+def without_login(url: str) -> str:
+    """The address as it may be shown: what somebody wrote before an @ could be a password."""
+    return re.sub(r"[^/@\s]*@", "***@", url)
 
 
 def check(settings: MqttSettings) -> list[tuple[str, str]]:
@@ -83,7 +90,7 @@ def check(settings: MqttSettings) -> list[tuple[str, str]]:
         found.append(("url", str(error)))
     if not tls:
         found += [
-            (key, f"{key} is set, but {settings.url!r} is not encrypted; use mqtts://")
+            (key, f"{key} is set, but {without_login(settings.url)!r} is not encrypted; use mqtts://")
             for key in ("ca_file", "cert_file", "key_file", "crl_file")
             if getattr(settings, key)
         ]

@@ -13,10 +13,13 @@ CONNECT_TIMEOUT_S = 5.0
 
 
 def password(settings: MqttSettings) -> str | None:
-    """Read at each connect, so that a changed password needs no restart. Raises OSError, UnicodeDecodeError."""
+    """Read at each connect, so that a changed password needs no restart. Raises OSError, ValueError."""
     if not settings.password_file:
         return None
-    return credential(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+    try:
+        return credential(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:  # whose text has an octet of the password
+        raise ValueError(f"{settings.password_file} is not text in UTF-8") from None
 
 
 def _context(settings: MqttSettings) -> ssl.SSLContext:
