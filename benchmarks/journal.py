@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gatewayd.store import inspect
 from gatewayd.store.journal import ImageRow, Journal, NewEvent, WhenFull
-from gatewayd.store.schema import FILE, connect
+from gatewayd.store.schema import FILE, checksum, connect
 
 PAD = b'{"point":"FDR12/CB/POS","value":"open","quality":"good","t":"2026-11-24T01:02:03.004Z","t_src":"device","pad":"'
 EVENT = NewEvent("point", "FDR12", PAD + b"x" * (198 - len(PAD)) + b'"}', 1_700_000_000_000_000_000)
@@ -113,9 +113,11 @@ async def startup(directory: Path, count: int = 10_000_000) -> None:
     (directory / "journal.highwater").unlink()
     db = connect(directory / FILE)
     db.execute("PRAGMA synchronous=OFF")
+    db.create_function("crc32", 1, checksum, deterministic=True)
     db.execute(
         "INSERT INTO events WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
-        "SELECT i, i, i, 'point', 'FDR12', CAST('{\"n\":' || i || '}' AS BLOB) FROM n",
+        "SELECT i, i, i, 'point', 'FDR12', p, crc32(p) FROM "
+        "(SELECT i, CAST('{\"n\":' || i || '}' AS BLOB) AS p FROM n)",
         (count,),
     )
     db.executemany("INSERT INTO image VALUES(?,x'01',0,0,0)", ((f"FDR{n}/MMXU/P",) for n in range(10_000)))
@@ -125,9 +127,7 @@ async def startup(directory: Path, count: int = 10_000_000) -> None:
     journal = opened(directory)
     took = time.perf_counter() - start
     size = (directory / FILE).stat().st_size / 1e6
-    print(
-        f"start with {inspect.info(directory)['newest']:,} events, 10,000 points ({size:.0f} MB): {took * 1e3:.0f} ms"
-    )
+    print(f"start with {inspect.info(directory).newest:,} events, 10,000 points ({size:.0f} MB): {took * 1e3:.0f} ms")
     await journal.close()
 
 

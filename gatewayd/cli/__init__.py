@@ -7,7 +7,7 @@ import sys
 import click
 
 from gatewayd import __version__
-from gatewayd.cli import command, station, watching
+from gatewayd.cli import command, journal, station, watching
 from gatewayd.cli.options import INTERRUPTED
 
 USAGE = 64
@@ -20,7 +20,7 @@ def cli() -> None:
     """A substation gateway: DNP3, IEC 61850 and Modbus devices onto MQTT, and select-before-operate back.
 
     \b
-    On the gateway:   check, points, certs, run
+    On the gateway:   check, points, certs, journal, run
     At a console:     watch, status, explain, control   (they talk to the broker, wherever it is)
     To try it:        demo
     """
@@ -28,6 +28,7 @@ def cli() -> None:
 
 COMMANDS: tuple[click.Command, ...] = (
     station.run, station.check, station.points, station.certs,
+    journal.journal,
     watching.watch, watching.explain, watching.status,
     command.control,
     watching.demo,

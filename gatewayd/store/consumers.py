@@ -120,10 +120,15 @@ class Consumers:
 
 def _read(connection: sqlite3.Connection) -> dict[str, Place]:
     row = connection.execute("SELECT value FROM meta WHERE key = ?", (KEY,)).fetchone()
-    if row is None or not isinstance(row[0], bytes):
+    return stored(row[0] if row else None)
+
+
+def stored(value: object) -> dict[str, Place]:
+    """The places as they stand in the journal's `meta`."""
+    if not isinstance(value, bytes):
         return {}
     try:
-        return msgspec.msgpack.decode(row[0], type=dict[str, Place])
+        return msgspec.msgpack.decode(value, type=dict[str, Place])
     except msgspec.DecodeError:
         return {}  # more is held back than needed until they acknowledge again
 

@@ -21,6 +21,7 @@ TORN = "journal-torn"
 RESTORED = "journal-restored"
 UNREADABLE = "journal-unreadable"
 MISSING = "journal-missing"
+DAMAGED = "journal-record-damaged"
 
 
 class Loss(NamedTuple):
@@ -76,6 +77,11 @@ def new_epoch(broken: Break, now_ns: int) -> NewEvent:
     if broken.lost is not None:
         more["lost"] = broken.lost
     return _record(broken.cause, None, now_ns, now_ns, **more)
+
+
+def damaged(recorded_ns: int) -> bytes:
+    """What stands under the number of an event that the disk has changed; its own time is that of its recording."""
+    return _record(DAMAGED, recorded_ns, recorded_ns, recorded_ns, lost=1).payload
 
 
 def _record(cause: str, from_ns: int | None, to_ns: int, now_ns: int, **more: object) -> NewEvent:

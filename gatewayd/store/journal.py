@@ -175,6 +175,11 @@ class Journal:
         """Whether events are taken now."""
         return not self.full and not self.broken and not self._closed
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread that writes runs. A full or failing disk does not end it, a fault of ours does."""
+        return self._writer.alive
+
     async def wait_writable(self) -> None:
         """Return as soon as events are taken."""
         self._bind()

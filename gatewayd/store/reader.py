@@ -10,8 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from gatewayd.store import schema
+import structlog
+
+from gatewayd.store import gaps, schema
 from gatewayd.store.types import JournalError, StoredEvent
+
+log = structlog.get_logger("journal")
 
 TAIL_EVENTS = 8192
 TAIL_BYTES = 8 * 1024 * 1024
@@ -54,11 +58,19 @@ def bounded(events: Iterable[StoredEvent], max_bytes: int) -> list[StoredEvent]:
     return found
 
 
+def stored(seq: int, recorded_ns: int, payload: bytes, crc: int) -> StoredEvent:
+    """A row of the file. What is no longer what was written is never sent: a gap record stands under its number."""
+    if not schema.intact(payload, crc):
+        log.error("an event in the journal is damaged; a gap record stands for it", seq=seq)
+        payload = gaps.damaged(recorded_ns)
+    return StoredEvent(seq, recorded_ns, payload)
+
+
 def select(connection: sqlite3.Connection, first: int, last: int, limit: int, max_bytes: int) -> list[StoredEvent]:
     """Events `first`..`last` from the file, in order."""
     cursor = connection.execute(schema.READ, (first, last, limit))
     try:
-        return bounded((StoredEvent(*row) for row in cursor), max_bytes)
+        return bounded((stored(*row) for row in cursor), max_bytes)
     finally:
         cursor.close()  # an open SELECT would keep the WAL from being reused
 

@@ -7,9 +7,10 @@ import sqlite3
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+from zlib import crc32
 
 FILE = "journal.db"
-VERSION = 1
+VERSION = 2
 APPLICATION_ID = 0x67774A31  # "gwJ1"
 MAX_ROWS = 512
 """Rows of one INSERT: each statement gives the GIL away, and a busy loop thread returns it only after 5 ms."""
@@ -32,7 +33,7 @@ CREATE TABLE IF NOT EXISTS audit_trail(n INTEGER PRIMARY KEY, record BLOB NOT NU
 
 _TABLES = f"""
 CREATE TABLE events(seq INTEGER PRIMARY KEY, recorded_ns INTEGER NOT NULL, time_ns INTEGER NOT NULL,
-                    type TEXT NOT NULL, device TEXT NOT NULL, payload BLOB NOT NULL);
+                    type TEXT NOT NULL, device TEXT NOT NULL, payload BLOB NOT NULL, crc INTEGER NOT NULL);
 CREATE TABLE image(point TEXT PRIMARY KEY, value BLOB NOT NULL, quality INTEGER NOT NULL, native INTEGER NOT NULL,
                    time_ns INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE cursors(device TEXT NOT NULL, source TEXT NOT NULL, data BLOB NOT NULL,
@@ -43,11 +44,11 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
 
-EVENT_COLUMNS, IMAGE_COLUMNS = 6, 5
+EVENT_COLUMNS, IMAGE_COLUMNS = 7, 5
 PUT_CURSOR = "INSERT OR REPLACE INTO cursors VALUES(?,?,?)"
 PUT_META = "INSERT OR REPLACE INTO meta VALUES(?,?)"
 SPACE = "SELECT page_count, freelist_count, page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
-READ = "SELECT seq, recorded_ns, payload FROM events WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
+READ = "SELECT seq, recorded_ns, payload, crc FROM events WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"
 
 
 @lru_cache(16)
@@ -65,6 +66,16 @@ def put_many(connection: sqlite3.Connection, verb: str, columns: int, flat: list
         rows = next(size for size in _SIZES if size * columns >= len(part))
         part += [None] * (rows * columns - len(part))
         connection.execute(_insert(verb, columns, rows), part)
+
+
+def checksum(payload: bytes) -> int:
+    """CRC-32 of an event's payload: SQLite itself does not see a flipped bit in a value."""
+    return crc32(payload)
+
+
+def intact(payload: object, crc: object) -> bool:
+    """Whether a payload is still what was written."""
+    return isinstance(payload, bytes) and crc32(payload) == crc
 
 
 class Space(NamedTuple):
@@ -132,7 +143,14 @@ def connect_readonly(path: Path) -> sqlite3.Connection:
         connection.close()
         if code(error) not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
             raise
-        # A closed journal in a directory we may not write: SQLite cannot make its -shm, and needs none.
+        # A closed journal in a directory we may not write: SQLite cannot make its -shm, and needs none. Where a WAL is
+        # left (a crash), the newest events are in it: without it we would see, and show, less than there is.
+        wal = path.with_name(path.name + "-wal")
+        if wal.exists() and wal.stat().st_size:
+            raise sqlite3.OperationalError(
+                f"the newest events are in {wal.name}, which can be read only in a folder that can be written; "
+                f"copy {path.name} and {wal.name} together to such a folder and look at the copy"
+            ) from error
         connection = sqlite3.connect(f"{uri}?immutable=1", uri=True, isolation_level=None, check_same_thread=False)
     return connection
 

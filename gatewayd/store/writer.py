@@ -99,7 +99,7 @@ class _Group:
     def number(self, events: Sequence[NewEvent]) -> None:
         seq, now_ns, rows, stored = self.next_seq, self.now_ns, self.rows, self.events
         for kind, device, payload, time_ns in events:
-            rows += (seq, now_ns, time_ns, kind, device, payload)
+            rows += (seq, now_ns, time_ns, kind, device, payload, schema.checksum(payload))
             stored.append(StoredEvent(seq, now_ns, payload))
             seq += 1
         self.next_seq = seq
@@ -211,6 +211,11 @@ class Writer:
     def waiting(self) -> tuple[int, int]:
         """Calls that wait: events, jobs."""
         return len(self._events), len(self._jobs)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs; trouble with the disk does not end it."""
+        return self._thread.is_alive()
 
     @property
     def used(self) -> int:

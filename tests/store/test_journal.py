@@ -136,7 +136,7 @@ async def test_the_hand_over_mark_never_goes_back_nor_beyond(tmp_path: Path) -> 
     assert journal.handed_over == 5
     journal.mark_handed_over(1 << 80)
     assert journal.handed_over == 10
-    await until(lambda: inspect.info(tmp_path)["handed_over"] == 10, "stored within a second or so", 5)
+    await until(lambda: inspect.info(tmp_path).handed_over == 10, "stored within a second or so", 5)
     await journal.close()
 
 
@@ -164,8 +164,8 @@ async def test_looking_at_a_live_and_at_a_closed_journal(tmp_path: Path) -> None
     for _ in range(2):
         assert inspect.verify(tmp_path) == []
         info = inspect.info(tmp_path)
-        assert (info["oldest"], info["newest"], info["points"], info["epoch"]) == (1, 5000, 1, journal.epoch)
-        lines = [json.loads(line) for line in inspect.export(tmp_path, 10, 4500)]
+        assert (info.oldest, info.newest, info.points, info.epoch) == (1, 5000, 1, journal.epoch)
+        lines = [json.loads(line) for line in map(inspect.line, inspect.events(tmp_path, inspect.Range(10, 4500)))]
         assert [line["seq"] for line in lines] == list(range(10, 4501))
         assert lines[0] == {"seq": 10, "point": "FDR12/CB/POS", "n": 9}
         await journal.close()

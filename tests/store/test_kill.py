@@ -86,7 +86,7 @@ async def test_kill_9_at_random_loses_nothing_acknowledged(tmp_path: Path) -> No
                 number = seq - count + 1 + m
                 assert told.setdefault(number, first + m) == first + m, "a number was used twice"
         await check(tmp_path, told)
-        epochs.add(inspect.info(tmp_path)["epoch"])
+        epochs.add(inspect.info(tmp_path).epoch)
     assert len(epochs) == 1
     assert len(told) > 1000
 
@@ -99,7 +99,7 @@ async def test_kill_9_at_a_fail_point(tmp_path: Path, point: str, passes: int) -
     assert process.returncode == -signal.SIGKILL
     told = {seq - count + 1 + m: first + m for first, count, seq in acknowledged(out) for m in range(count)}
     await check(tmp_path, told)
-    newest = inspect.info(tmp_path)["newest"]
+    newest = inspect.info(tmp_path).newest
     assert isinstance(newest, int)
     if point == "journal-after-commit":
         assert newest > max(told, default=0)  # committed, not told: it comes again from the device
