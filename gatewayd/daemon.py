@@ -134,7 +134,9 @@ class Daemon:
             return InProcess(name, core) if in_process else Child(name, core, log_level=log_level)
 
         self.fleet = Fleet(self.datapath, self.datapath.cursors, make_host=make_host, shards=config.workers.shards)
-        self.watchdog = health.Watchdog(self._alive)
+        self.watchdog = health.Watchdog(self._trouble)
+        self._tasks: list[asyncio.Task[None]] = []
+        """What runs until the end."""
         self._running: dict[str, Device] = {}
         """The devices as their drivers were started: rows may have moved since."""
 
@@ -181,6 +183,7 @@ class Daemon:
             "reload": self._reloads,
         }
         inner = [tasks.create_task(_coroutine(run), name=name) for name, run in work.items()]
+        self._tasks = [*outward, *inward, *inner]
         gc.collect()
         gc.freeze()  # the configuration lives as long as we do: never looked at again
         gc.set_threshold(*GC_THRESHOLD)
@@ -281,8 +284,12 @@ class Daemon:
 
     # --- watching ---------------------------------------------------------------------------------------------------
 
-    def _alive(self) -> bool:
-        return True
+    def _trouble(self) -> str:
+        """What only a restart would mend, for the watchdog. A disk that is full or fails is none of it."""
+        if not self.journal.alive:
+            return "the journal's thread has ended"
+        ended = [task.get_name() for task in self._tasks if task.done()]
+        return f"tasks have ended: {', '.join(ended)}" if ended and not self._stop.is_set() else ""
 
     async def _health(self) -> None:
         while True:

@@ -1,7 +1,7 @@
 """How the daemon is: counters for `<base>/health`, words to systemd, and the watchdog.
 
-The watchdog is fed only while the loop turns in time and the database takes values; trouble with the disk or the
-broker never withholds it, because a restart would not mend them.
+The watchdog is fed only while the loop turns in time, on which the database takes values, every task of the daemon runs
+and the journal's thread is there. Trouble with the disk or the broker never withholds it: a restart would not mend it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import structlog
 
@@ -20,6 +21,7 @@ log = structlog.get_logger("health")
 
 HEALTH_S = 10.0
 LAG_EVERY_S = 0.5
+WINDOW_S = 30.0
 LAG_LIMIT_S = 5.0
 """A loop that is late by more than this is not fed for."""
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
@@ -69,14 +71,16 @@ def watchdog_period_s() -> float | None:
 class Watchdog:
     """Measures how late the loop is and feeds systemd's watchdog.
 
-    alive: asked before each feeding: does the database take values
+    trouble: asked before each feeding: what a restart would mend, "" where all is well
     """
 
-    def __init__(self, alive: Callable[[], bool], period_s: float | None = None) -> None:
-        self._alive = alive
+    def __init__(self, trouble: Callable[[], str], period_s: float | None = None) -> None:
+        self._trouble = trouble
         self._period_s = watchdog_period_s() if period_s is None else period_s
         self.lag_s = 0.0
-        self.lag_max_s = 0.0
+        self._worst_s = [0.0, 0.0]
+        """The largest lag of this window and of the one before."""
+        self._window_ends = 0.0
         self.fed = 0
         self.withheld = 0
 
@@ -89,23 +93,45 @@ class Watchdog:
             due = loop.time() + every_s
             await asyncio.sleep(every_s)
             self.lag_s = max(0.0, loop.time() - due)
-            self.lag_max_s = max(self.lag_max_s, self.lag_s)
+            if loop.time() >= self._window_ends:
+                self._window_ends = loop.time() + WINDOW_S
+                self._worst_s = [0.0, self._worst_s[0]]
+            self._worst_s[0] = max(self._worst_s[0], self.lag_s)
             if self._period_s is not None and loop.time() >= feed_at:
                 feed_at = loop.time() + self._period_s / 3
                 self._feed()
 
     def _feed(self) -> None:
-        if self.lag_s < LAG_LIMIT_S and self._alive():
+        late = f"the loop is late by {self.lag_s:.1f} s" if self.lag_s >= LAG_LIMIT_S else ""
+        cause = late or self._trouble()
+        if not cause:
             self.fed += 1
             notify("WATCHDOG=1")
         else:
             self.withheld += 1
-            log.error("the watchdog is not fed", lag_s=round(self.lag_s, 2))
+            log.error("the watchdog is not fed", cause=cause)
+
+    @property
+    def lag_max_s(self) -> float:
+        """The worst of the last 30 to 60 s; reading it changes nothing, so everybody sees the same."""
+        return max(self._worst_s)
 
     def counters(self) -> dict[str, float]:
-        """Lag in ms: now and the worst since the last call."""
-        worst, self.lag_max_s = self.lag_max_s, 0.0
-        return {"lag_ms": round(self.lag_s * 1000, 1), "lag_max_ms": round(worst * 1000, 1)}
+        """Lag in ms: now and the worst of the last 30 to 60 s; how often the watchdog was not fed."""
+        return {
+            "lag_ms": round(self.lag_s * 1000, 1),
+            "lag_max_ms": round(self.lag_max_s * 1000, 1),
+            "watchdog_withheld": self.withheld,
+        }
+
+
+def disk_counters(directory: Path) -> dict[str, int]:
+    """Room on the journal's disk in octets, for us; nothing where it cannot be asked."""
+    try:
+        found = os.statvfs(directory)
+    except OSError:
+        return {}
+    return {"free_bytes": found.f_bavail * found.f_frsize}
 
 
 def process_counters(pids: Mapping[str, int]) -> dict[str, dict[str, float]]:
