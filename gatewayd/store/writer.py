@@ -218,11 +218,6 @@ class Writer:
         return self._thread.is_alive()
 
     @property
-    def alive(self) -> bool:
-        """Whether the thread runs; trouble with the disk does not end it."""
-        return self._thread.is_alive()
-
-    @property
     def used(self) -> int:
         """Octets in use, as last looked."""
         return self._space.used
