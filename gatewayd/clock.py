@@ -69,6 +69,15 @@ def state() -> ClockState:
     return ClockState(synchronised, timex.maxerror / 1000, timex.esterror / 1000)
 
 
+def counters() -> dict[str, float]:
+    """The state as numbers, for health and metrics: synchronised is 1 only where the kernel says so."""
+    now = state()
+    found = {"synchronised": float(now.synchronised is True)}
+    if now.max_error_ms is not None and now.est_error_ms is not None:
+        found |= {"max_error_ms": now.max_error_ms, "est_error_ms": now.est_error_ms}
+    return found
+
+
 class StepWatch:
     """Notices steps of UTC against the monotonic clock.
 

@@ -21,6 +21,7 @@ from gatewayd.config_tables import listening
 from gatewayd.control.desk import Desk, Station
 from gatewayd.control.types import Control, Reply, Request
 from gatewayd.datapath import DataPath
+from gatewayd.log import counters as log_counters
 from gatewayd.mqtt import contract
 from gatewayd.mqtt.commands import Commands
 from gatewayd.mqtt.contract import AckRequest, AskRequest, GatewayInfo, InterrogateRequest, ReplayRequest
@@ -199,11 +200,8 @@ class Daemon:
         from gatewayd.metrics import LinkNow, Listener
 
         def snapshot() -> tuple[dict[str, object], dict[str, LinkNow]]:
-            links = {
-                name: LinkNow(self._protocol(name), state.link is Link.UP)
-                for name, state in self.datapath.links.items()
-            }
-            return self.counters() | {"mqtt": self.publisher.counters()}, links
+            links = {name: LinkNow(self._protocol(name), state.link) for name, state in self.datapath.links.items()}
+            return self.counters() | {"mqtt": self.publisher.counters(), "info": self._info()}, links
 
         try:
             self._metrics = Listener(*where, snapshot)
@@ -302,7 +300,8 @@ class Daemon:
             "loop": self.watchdog.counters(),
             "processes": health.process_counters(self.fleet.workers()),
             "datapath": dict(self.datapath.counts),
-            "journal": self.journal.counters(),
+            "journal": {**self.journal.counters(), **health.disk_counters(self.config.gateway.state_dir)},
+            "clock": clock.counters(),
             "commands": {**self.commands.counters(), **self.desk.counters()},
             "devices": self.fleet.counters(),
             "certificates": self._certificates,
@@ -313,7 +312,11 @@ class Daemon:
             },
             "workers": {"restarts": self.fleet.restarts},
             "consumers": self.consumers.counters(),
+            "log": log_counters(),
         }
+
+    def _info(self) -> dict[str, str]:
+        return {"version": __version__, "gateway": self.config.gateway.name, "config": self.config.sha256}
 
     async def _watch_clock(self) -> None:
         while True:

@@ -22,6 +22,9 @@ _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 SECRET = ("password", "secret", "token", "private_key", "select_id")
 """Parts of field names whose values never reach a log."""
 
+_journal: journald.Journal | None = None
+"""The process's own, where there is one."""
+
 
 def _hide_secrets(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for key in event:
@@ -89,8 +92,9 @@ def configure(level: str = "info", *, socket: str = journald.SOCKET) -> None:
         _escape,
     ]
     factory: Callable[..., Any]
+    global _journal
     if journald.reads(sys.stderr):
-        journal = journald.Journal(socket)
+        journal = _journal = journald.Journal(socket)
         processors.append(_for_journal)
 
         def factory(name: str = "gatewayd", *_: Any) -> _ToJournal:
@@ -107,6 +111,11 @@ def configure(level: str = "info", *, socket: str = journald.SOCKET) -> None:
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
+
+
+def counters() -> dict[str, int]:
+    """Lines of this process that the journal did not take."""
+    return {"lines_lost": _journal.lost if _journal is not None else 0}
 
 
 class Trouble:

@@ -17,24 +17,40 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gatewayd.certificates import Finding
+from gatewayd.control.reasons import Effect, Reason
+from gatewayd.control.states import State
+from gatewayd.points.types import Link
+
 log = structlog.get_logger("metrics")
 
 PATIENCE_S = 3.0
 GAUGES = frozenset(
     {
-        "waiting_appends", "waiting_jobs", "used_bytes", "limit_bytes", "backlog", "full", "broken", "answers_waiting",
-        "lag_ms", "lag_max_ms", "rss_mib", "max_rss_mib", "threads", "polled_points", "unknown_points",
-        "unknown_members", "commit_us_max", "selects", "operations", "holds", "tags", "inhibits",
+        "waiting_appends", "waiting_jobs", "used_bytes", "limit_bytes", "free_bytes", "backlog", "full", "broken",
+        "answers_waiting", "lag_ms", "lag_max_ms", "rss_mib", "max_rss_mib", "threads", "polled_points",
+        "unknown_points", "unknown_members", "waiting_events", "commit_us_max", "tags_hung", "not_on_record",
+        "connected", "synchronised", "est_error_ms", "max_error_ms",
     }
 )  # fmt: skip
 """What is a state and no count."""
+AT_FIRST_ZERO: Mapping[str, tuple[str, ...]] = {
+    "datapath": ("events", "batches", "samples", "gaps", "not_stored", "notes_dropped"),
+    "commands": (
+        "asked", "selects", "operations", "refusals", "refusals_unrecorded", "repeats", "late", "internal_errors",
+        "restart_outcomes",
+    ),
+}  # fmt: skip
+"""Counters that are kept from the first time on only. Prometheus sees an increase only of what was there before."""
+NOT_CALLED = frozenset({Link.DISABLED})
+"""Devices in such a state are nobody's alarm."""
 
 
 class LinkNow(NamedTuple):
-    """A device's protocol, and whether its link is up."""
+    """A device's protocol, and how its link is."""
 
     protocol: str
-    up: bool
+    link: Link
 
 
 Snapshot = tuple[Mapping[str, Any], Mapping[str, LinkNow]]
@@ -43,23 +59,69 @@ Snapshot = tuple[Mapping[str, Any], Mapping[str, LinkNow]]
 
 def families(counters: Mapping[str, Any], links: Mapping[str, LinkNow]) -> Iterator[Metric]:
     """All metrics of one moment. Pure."""
-    up = GaugeMetricFamily("gatewayd_device_up", "The device's link is up", labels=["device", "protocol"])
-    for device, link in links.items():
-        up.add_metric([device, link.protocol], float(link.up))
-    yield up
+    yield from _links(links)
     for group, found in counters.items():
-        if group == "devices":
-            yield from _labelled("gatewayd_device", "device", found)
-        elif group == "processes":
-            yield from _labelled("gatewayd_process", "process", found)
-        elif group == "clock_offset_s":
-            yield _one("gatewayd_device_clock_offset_s", "Gateway's clock less the device's", "device", found)
-        elif group == "certificates":
-            yield _certificates(found)
-        elif isinstance(found, Mapping):
-            for name, value in found.items():
-                if _number(value):
-                    yield _plain(f"gatewayd_{_word(group)}_{_word(name)}", name, float(value))
+        match group:
+            case "info":
+                yield _info(found)
+            case "devices":
+                yield from _labelled("gatewayd_device", "device", found)
+            case "processes":
+                yield from _labelled("gatewayd_process", "process", found)
+            case "clock_offset_s":
+                yield _one("gatewayd_device_clock_offset_s", "Gateway's clock less the device's", "device", found)
+            case "certificates":
+                yield from _certificates(found)
+            case "consumers":
+                behind = {name[7:]: value for name, value in found.items() if name.startswith("behind_")}
+                yield _one("gatewayd_consumer_behind", "Events it has not acknowledged", "consumer", behind)
+                yield _plain("gatewayd_consumers_refused", "refused", found.get("refused", 0))
+            case "commands":
+                yield from _commands(found)
+            case _ if isinstance(found, Mapping):
+                yield from _group(group, found)
+
+
+def _links(links: Mapping[str, LinkNow]) -> Iterator[Metric]:
+    up = GaugeMetricFamily("gatewayd_device_up", "The device's link is up", labels=["device", "protocol"])
+    state = GaugeMetricFamily("gatewayd_device_link", "1 for the state it is in", labels=["device", "protocol", "link"])
+    for device, now in links.items():
+        state.add_metric([device, now.protocol, str(now.link)], 1)
+        if now.link not in NOT_CALLED:
+            up.add_metric([device, now.protocol], float(now.link is Link.UP))
+    yield from (up, state)
+
+
+def _group(group: str, found: Mapping[str, Any]) -> Iterator[Metric]:
+    for name, value in {**dict.fromkeys(AT_FIRST_ZERO.get(group, ()), 0), **found}.items():
+        if _number(value):
+            yield _plain(f"gatewayd_{_word(group)}_{_word(name)}", name, float(value))
+
+
+def _commands(found: Mapping[str, Any]) -> Iterator[Metric]:
+    """What comes by reason, effect or state has one name and a label; the rest as everywhere."""
+    left = dict(found)
+    for prefix, name, label, values in (
+        ("reason_", "answers", "reason", Reason),
+        ("outcome_", "outcomes", "effect", Effect),
+    ):
+        counter = CounterMetricFamily(f"gatewayd_commands_{name}", f"{name} by {label}", labels=[label])
+        for value in values:
+            counter.add_metric([str(value)], float(left.pop(f"{prefix}{value}", 0)))
+        yield counter
+    now = GaugeMetricFamily("gatewayd_commands_now", "Points by the state of their command", labels=["state"])
+    for state in State:
+        if state is not State.IDLE:
+            now.add_metric([str(state)], float(left.pop(f"now_{state}", 0)))
+    left.pop(f"now_{State.IDLE}", None)
+    yield now
+    yield from _group("commands", left)
+
+
+def _info(found: Mapping[str, str]) -> Metric:
+    metric = GaugeMetricFamily("gatewayd_info", "Which gateway this is", labels=list(found))
+    metric.add_metric(list(found.values()), 1)
+    return metric
 
 
 def _labelled(prefix: str, label: str, found: Mapping[str, Mapping[str, Any]]) -> Iterator[Metric]:
@@ -73,7 +135,7 @@ def _labelled(prefix: str, label: str, found: Mapping[str, Mapping[str, Any]]) -
 
 
 def _family(full: str, name: str, labels: list[str]) -> CounterMetricFamily | GaugeMetricFamily:
-    kind = GaugeMetricFamily if name in GAUGES or name.startswith("behind_") else CounterMetricFamily
+    kind = GaugeMetricFamily if name in GAUGES else CounterMetricFamily
     return kind(full, name.replace("_", " "), labels=labels)
 
 
@@ -90,12 +152,23 @@ def _one(full: str, text: str, label: str, found: Mapping[str, Any]) -> Metric:
     return metric
 
 
-def _certificates(found: Iterable[Any]) -> Metric:
-    metric = GaugeMetricFamily("gatewayd_certificate_days", "Days until its end", labels=["of", "use", "file"])
-    for one in found:
+def _certificates(found: Iterable[Finding]) -> Iterator[Metric]:
+    labels = ["of", "use", "file"]
+    days = GaugeMetricFamily("gatewayd_certificate_days", "Days until its end", labels=labels)
+    trouble = GaugeMetricFamily("gatewayd_certificate_trouble", "1: see gatewayd certs", labels=labels)
+    worst: dict[tuple[str, str, str], Finding] = {}
+    for one in found:  # a file may have several certificates: the first to end counts
+        key = (one.of, one.use, one.file)
+        worst[key] = min(worst.get(key, one), one, key=lambda each: (not each.trouble, _days(each)))
+    for key, one in worst.items():
+        trouble.add_metric(list(key), float(bool(one.trouble)))
         if one.days is not None:
-            metric.add_metric([one.of, one.use, one.file], float(one.days))
-    return metric
+            days.add_metric(list(key), float(one.days))
+    yield from (days, trouble)
+
+
+def _days(one: Finding) -> float:
+    return float("inf") if one.days is None else one.days
 
 
 def _number(value: object) -> bool:

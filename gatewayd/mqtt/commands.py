@@ -94,6 +94,7 @@ class Commands:
     def counters(self) -> dict[str, int]:
         """Plain integers by name."""
         return {
+            "connected": int(self.connection.connected),
             "connects": self.connection.connects,
             "requests": self.requests,
             "bad_requests": self.bad_requests,

@@ -193,6 +193,7 @@ class Publisher:
     def counters(self) -> dict[str, int]:
         """Our own counters, plain integers by name."""
         return {
+            "connected": int(self.connection.connected),
             "connects": self.connection.connects,
             "state_messages": self._points.state_messages,
             "state_records": self._points.state_records,
