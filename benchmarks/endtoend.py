@@ -1,6 +1,6 @@
 """What the whole gateway costs and how fast it is: field device -> worker -> core -> mosquitto -> subscriber.
 
-    python -m benchmarks.endtoend [iec61850] [dnp3] [modbus] [start] [--seconds 10] [--no-retain]
+    python -m benchmarks.endtoend [iec61850] [dnp3] [dnp3-events] [modbus] [start] [--seconds 10] [--no-retain]
 
 Each scenario starts a load generator, a mosquitto and the daemon as processes of their own, and prints one table:
 values delivered and lost, latency, CPU of every process (from /proc, over the measured seconds), memory. It asserts
@@ -246,6 +246,17 @@ class Station:
                 (good.add if record.quality == "good" else good.discard)(record.point)
         return time.monotonic() - self.started
 
+    async def up(self, devices: int) -> None:
+        """Wait until so many devices are up."""
+        up: set[str] = set()
+        while len(up) < devices:
+            if time.monotonic() - self.started > PATIENCE_S:
+                raise RuntimeError(f"only {len(up)} of {devices} devices are up")
+            await asyncio.sleep(0.05)
+            for one in list(self.listener.heard):
+                if "/device/" in one.topic and json.loads(one.payload)["link"] == "up":
+                    up.add(one.topic)
+
     async def measure(
         self, load: Load, seconds: float | None = None
     ) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
@@ -341,6 +352,81 @@ async def iec61850(folder: Path, seconds: float, *, retain: bool) -> None:
         await load.end()
 
 
+async def dnp3(folder: Path, seconds: float, *, retain: bool) -> None:
+    """20 outstations of 500 analog inputs, 10,000 unsolicited events/s with time, as measurements."""
+    await _dnp3(folder, seconds, retain=retain, event=False)
+
+
+async def dnp3_events(folder: Path, seconds: float, *, retain: bool) -> None:
+    """The same, every one of them numbered and on disk before it is confirmed."""
+    await _dnp3(folder, seconds, retain=retain, event=True)
+
+
+async def _dnp3(folder: Path, seconds: float, *, retain: bool, event: bool) -> None:
+    outstations, points, rate = 20, 500, 10_000
+    words = ("--outstations", outstations, "--points", points, "--rate", rate, "--seconds", seconds, "--linger", 60)
+    load = await Load.start("load_dnp3", *words)
+    rows = {
+        f"d{d}.csv": "point,kind,address,event\n"
+        + "".join(f"D{d}/A{n},analog,AI:{n},{'yes' if event else 'no'}\n" for n in range(points))
+        for d in range(outstations)
+    }
+    config = "".join(
+        f'[[device]]\nname = "D{d}"\nprotocol = "dnp3"\nhost = "127.0.0.1"\nport = {load.ports[d]}\n'
+        f'points = "d{d}.csv"\n[device.dnp3]\n'
+        for d in range(outstations)
+    )
+    topics = ["gw/bench/event"] if event else ["gw/bench/state/#"]
+    try:
+        async with Station(folder, config, rows, retain=retain, topics=[*topics, "gw/bench/device/+"]) as s:
+            await s.up(outstations) if event else await s.good(outstations * points)
+            offered, cpu = await s.measure(load)
+            seen: dict[tuple[str, int], float] = {}
+            repeated = 0
+            told = ((one, record.point, record.value, record.t) for one, record in states(s.heard))
+            numbered = ((one, record["point"], record["value"], record["t"]) for one, record in events(s.heard))
+            for one, point, value, t in numbered if event else told:
+                key = point.partition("/")[0], int(value)
+                repeated += key in seen
+                seen.setdefault(key, (one.utc_ns - utc_ns(t)) / 1e6)
+            made = sum(offered["made"])
+            lost = made - sum(
+                (f"D{d}", n) in seen for d in range(outstations) for n in range(1, offered["made"][d] + 1)
+            )
+            lines = [
+                f"offered {made} events in {offered['seconds']:.1f} s, confirmed {sum(offered['confirmed'])}",
+                f"at the outstations: {offered['overflowed']} lost to full buffers, {offered['retries']} retries",
+                f"delivered {len(seen)} ({len(seen) / offered['seconds']:,.0f}/s), lost {lost}, twice {repeated}",
+                "from the device's time (whole ms), " + latency(list(seen.values())),
+            ]
+            if not event:
+                lines.append(way(s.heard))
+            floor = await floor_dnp3(s.broker.port, words)
+            lines.append(f"the afternoon script (benchmarks.floor_dnp3) on the same load: {floor:.1f} % of a core")
+            how = "every event journaled" if event else f"as measurements, {_retained(retain)}"
+            report(f"DNP3: {rate} events/s from {outstations} outstations ({how})", lines, cpu)
+    finally:
+        await load.end()
+
+
+async def floor_dnp3(broker: int, words: Sequence[object]) -> float:
+    """CPU of the floor, % of a core, against a load of its own."""
+    load = await Load.start("load_dnp3", *words)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "benchmarks.floor_dnp3", str(broker), *map(str, load.ports)), cwd=ROOT
+    )
+    try:
+        await asyncio.sleep(3.0)
+        before, began = usage(process.pid), time.monotonic()
+        load.go()
+        await load.offered()
+        return (usage(process.pid).cpu_s - before.cpu_s) / (time.monotonic() - began) * 100
+    finally:
+        process.kill()
+        await process.wait()
+        await load.end()
+
+
 async def modbus(folder: Path, seconds: float, *, retain: bool) -> None:
     """20 devices of 500 registers, polled at 1 Hz, all changing: 10,000 values/s."""
     devices, registers = 20, 500
@@ -424,7 +510,7 @@ def _retained(retain: bool) -> str:
     return "with retained points" if retain else "without retained points"
 
 
-SCENARIOS = {"iec61850": iec61850, "modbus": modbus, "start": start}
+SCENARIOS = {"iec61850": iec61850, "dnp3": dnp3, "dnp3-events": dnp3_events, "modbus": modbus, "start": start}
 
 
 async def main(arguments: list[str] | None = None) -> None:

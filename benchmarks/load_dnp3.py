@@ -211,6 +211,7 @@ async def main(given: argparse.Namespace) -> None:
         "confirmed_after_s": round(time.monotonic() - began, 3),
     }
     print(json.dumps(offered), flush=True)
+    await asyncio.sleep(given.linger)
     for server in servers:
         server.close()
 
@@ -225,6 +226,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--buffer", type=int, default=100_000, help="events an outstation keeps")
     parser.add_argument("--drain", type=float, default=30, help="seconds to wait for the last confirm")
+    parser.add_argument("--linger", type=float, default=0, help="seconds to stay connected after that")
     return parser.parse_args()
 
 
