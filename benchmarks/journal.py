@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from gatewayd.store import inspect
+from gatewayd.store.highwater import NAME, HighWater
 from gatewayd.store.journal import ImageRow, Journal, NewEvent, WhenFull
 from gatewayd.store.schema import FILE, checksum, connect
 
@@ -108,18 +109,27 @@ async def drain(directory: Path) -> None:
     await journal.close()
 
 
-async def startup(directory: Path, count: int = 10_000_000) -> None:
+async def filled(directory: Path, count: int, payload: bytes, *, handed_over: bool = False) -> None:
+    """A closed journal with events 1 to `count`, written straight into its file."""
     await opened(directory).close()
-    (directory / "journal.highwater").unlink()
+    (directory / NAME).unlink()
     db = connect(directory / FILE)
     db.execute("PRAGMA synchronous=OFF")
-    db.create_function("crc32", 1, checksum, deterministic=True)
     db.execute(
         "INSERT INTO events WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?) "
-        "SELECT i, i, i, 'point', 'FDR12', p, crc32(p) FROM "
-        "(SELECT i, CAST('{\"n\":' || i || '}' AS BLOB) AS p FROM n)",
-        (count,),
+        "SELECT i, ?, ?, 'point', 'FDR12', ?, ? FROM n",
+        (count, time.time_ns(), time.time_ns(), payload, checksum(payload)),
     )
+    db.execute("UPDATE meta SET value = ? WHERE key = 'handed_over'", (count if handed_over else 0,))
+    epoch = db.execute("SELECT value FROM meta WHERE key = 'epoch'").fetchone()[0]
+    db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    db.close()
+    HighWater(directory, epoch, count).close()
+
+
+async def startup(directory: Path, count: int = 10_000_000) -> None:
+    await filled(directory, count, b'{"n":12345678}', handed_over=True)
+    db = connect(directory / FILE)
     db.executemany("INSERT INTO image VALUES(?,x'01',0,0,0)", ((f"FDR{n}/MMXU/P",) for n in range(10_000)))
     db.close()
     await opened(directory).close()

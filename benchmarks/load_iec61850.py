@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--members", type=int, default=100)
     parser.add_argument("--rate", type=float, default=100.0)
     parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--buffered", action="store_true", help="the measurements in a buffered block, brcbMX01")
     given = parser.parse_args(arguments)
     model = native.model_create(b"LOAD")
     device = native.device_create(b"LD0", model)
@@ -42,10 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
     for n in range(given.members):
         native.member(measured, b"GGIO1$MX$AnIn%d" % (n + 1), -1, None)
     native.member(indications, b"GGIO1$ST$Ind1", -1, None)
-    native.block(b"urcbMX01", zero, b"MX", False, b"dsMX", 1, CHANGE, native.OPTIONS, 0, 0)
+    name = b"brcbMX01" if given.buffered else b"urcbMX01"
+    native.block(name, zero, b"MX", given.buffered, b"dsMX", 1, CHANGE, native.OPTIONS, 0, 0)
     native.block(b"brcbST01", zero, b"ST", True, b"dsST", 1, CHANGE, native.OPTIONS, 0, 0)
     configured = native.config_create()
-    native.buffer_size(configured, 1_000_000)
+    native.buffer_size(configured, 64_000_000 if given.buffered else 1_000_000)
     server = native.server_create(model, None, configured)
     native.address(server, b"127.0.0.1")
     port = free_port()
