@@ -10,40 +10,30 @@ import math
 import sys
 import uuid
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from enum import IntEnum, StrEnum
+from datetime import UTC, datetime
+from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 
-from gatewayd.console.mqtt import Broker, Disconnected, NoGateway, find_base
+from gatewayd.console.mqtt import Broker, NoGateway, find_base
+from gatewayd.console.operator import ANSWER_S, EXPIRES_S, Answer, Exit, Operator, Stop, answer_text, native_text
 from gatewayd.console.terminal import ask_line
 from gatewayd.console.view import Entry, StationView
 from gatewayd.console.watch import quality_text
-from gatewayd.console.words import effect_text, reason_text
+from gatewayd.console.words import effect_text, reason_text, tag_text
+from gatewayd.control.keys import SigningKey
 from gatewayd.control.reasons import Effect, Reason
-from gatewayd.mqtt.client import REFUSED
 from gatewayd.mqtt.settings import MqttSettings
 from gatewayd.points.types import Value
 from gatewayd.problems import listed, printable, suggestion
 
-NO_SUBSCRIBERS = 0x10
-"""PUBACK (MQTT 5, 3.4.2.1): nobody has subscribed to that topic."""
 NEWEST_S = 0.5
-EXPIRES_S = 30.0
-ANSWER_S = 20.0
-"""For the first answer to a request: the device has 5 s, an IEC 61850 one more for its own select."""
 OUTCOME_S = 180.0
+STORED = ("status", "device/+", "catalog/#", "tag/#", "state/+", "snapshot/#")
+TESTING = "iec61850"
+"""The protocol whose commands can be marked as a test."""
 """From `accepted` to the outcome: a tap changer's feedback may take 120 s."""
-
-
-class Exit(IntEnum):
-    """The exit statuses of `gatewayd control`."""
-
-    OK = 0
-    REFUSED = 1
-    UNKNOWN = 2
-    NO_ANSWER = 3
 
 
 class How(StrEnum):
@@ -64,30 +54,7 @@ class Order(NamedTuple):
     yes: bool = False
     test: bool = False
     json: bool = False
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """One answer as it comes on `reply/<operator>`."""
-
-    tx: str
-    stage: str
-    result: str
-    reason: str
-    effect: str
-    select_id: str = ""
-    valid_for_s: float | None = None
-    native: dict[str, str | int] | None = None
-    detail: str = ""
-    late: bool = False
-    duplicate: bool = False
-
-
-class Stop(Exception):
-    """The end of the dialogue before its last step."""
-
-    def __init__(self, status: Exit, text: str) -> None:
-        self.status = status
-        super().__init__(text)
+    key: SigningKey | None = None
 
 
 async def control(settings: MqttSettings, order: Order, *, wait_s: float = 5.0) -> Exit:
@@ -127,34 +94,35 @@ class Dialogue:
         self._order = order
         self._show = show
         self._view = StationView(base)
-        self._answers: list[Answer] = []
-        self._seen: dict[str, int] = {}
-        self._reply = f"{base}/reply/{order.operator}"
+        self._operator = Operator(base, order.operator, order.key)
         self._newest = False
 
     async def run(self, settings: MqttSettings, wait_s: float) -> Exit:
         """Raises Stop where the dialogue ends early."""
         async with Broker(settings, self._heard) as broker:
             await broker.subscribe(
-                *(f"{self._base}/{one}" for one in ("status", "device/+", "catalog/#", "state/+", "snapshot/#")),
+                *(f"{self._base}/{one}" for one in STORED),
                 f"{self._base}/point/{self._order.point}",
-                self._reply,
+                self._operator.reply,
             )
             entry = await self._look(broker, wait_s)
             value = parse_value(self._order.value, entry)
+            if self._order.test and self._protocol != TESTING:
+                why = f"{self._protocol or 'this device'} knows no test of a command: select, then cancel"
+                self._show.step("test", why, protocol=self._protocol)
+                self._order = self._order._replace(how=How.SELECT_CANCEL)
             if self._order.how is How.DIRECT or (entry.control == "direct" and self._order.how is How.SELECT_OPERATE):
                 return await self._direct(broker, value)
             return await self._select(broker, value)
 
+    @property
+    def _protocol(self) -> str:
+        return self._view.protocol(self._order.point)
+
     def _heard(self, topic: str, payload: bytes) -> None:
-        if topic != self._reply:
+        if not self._operator.heard(topic, payload):
             changed = self._view.feed(topic, payload)
             self._newest |= self._order.point in changed and "/snapshot/" not in topic
-            return
-        try:
-            self._answers.append(msgspec.json.decode(payload, type=Answer))
-        except msgspec.MsgspecError:
-            self._view.odd_messages += 1
 
     # --- the steps --------------------------------------------------------------------------------------------------
 
@@ -168,10 +136,7 @@ class Dialogue:
             raise Stop(Exit.NO_ANSWER, broker.trouble or f"no gateway has reported at {self._base}/status")
         if not view.online:
             raise Stop(Exit.NO_ANSWER, f"the gateway at {self._base} is offline")
-        if self._reply in broker.refused:
-            raise Stop(
-                Exit.NO_ANSWER, f"the broker does not let you read {self._reply}: are you logged in as somebody else?"
-            )
+        self._operator.check(broker)
         entry = view.catalog.get(point)
         if entry is None:
             raise Stop(Exit.REFUSED, f"{point} is not in the catalog of {self._base}{suggestion(point, view.catalog)}")
@@ -187,11 +152,13 @@ class Dialogue:
             f"{point}{described}: {row.text}{unit}, {quality_text(row)}, since {row.t or 'never'}",
             point=point, value=row.value, quality=row.quality, flags=row.flags, t=row.t,
         )  # fmt: skip
+        for tag in view.tags_of(point):
+            self._show.step("tag", printable(tag_text(tag)), tag=tag)
         return entry
 
     async def _select(self, broker: Broker, value: Value) -> Exit:
         tx = await self._send(broker, "select", {"point": self._order.point, "value": value})
-        answer = await self._answer(broker, tx, ANSWER_S)
+        answer = await self._operator.answer(broker, tx, ANSWER_S)
         if answer is None:
             raise Stop(Exit.NO_ANSWER, f"no answer to the select within {ANSWER_S:g} s; nothing was operated")
         if answer.result != "selected":
@@ -224,7 +191,7 @@ class Dialogue:
         if self._order.yes:
             return True
         asking = asyncio.ensure_future(ask_line(self._question(value)))
-        ended = asyncio.ensure_future(self._answer(broker, tx, valid_s, since=1))
+        ended = asyncio.ensure_future(self._operator.answer(broker, tx, valid_s, since=1))
         try:
             await asyncio.wait({asking, ended}, return_when=asyncio.FIRST_COMPLETED)
             if asking.done():
@@ -245,7 +212,7 @@ class Dialogue:
 
     async def _cancel(self, broker: Broker, select_id: str, *, said_no: bool = False) -> Exit:
         tx = await self._send(broker, "cancel", {"select_id": select_id})
-        answer = await self._answer(broker, tx, ANSWER_S)
+        answer = await self._operator.answer(broker, tx, ANSWER_S)
         if answer is None:
             raise Stop(Exit.NO_ANSWER, "no answer to the cancel; the select runs out by itself, nothing was operated")
         if answer.reason in (Reason.OK, Reason.CANCELLED):
@@ -255,10 +222,10 @@ class Dialogue:
 
     async def _carried_out(self, broker: Broker, tx: str) -> Exit:
         """Wait for the outcome of what was sent."""
-        answer = await self._answer(broker, tx, ANSWER_S)
+        answer = await self._operator.answer(broker, tx, ANSWER_S)
         while answer is not None and answer.result != "done":
             self._show.step("accepted", f"{native_text(answer)}waiting for the feedback")
-            answer = await self._answer(broker, tx, OUTCOME_S)
+            answer = await self._operator.answer(broker, tx, OUTCOME_S)
         if answer is None:
             why = broker.trouble or "the gateway does not answer"
             raise Stop(Exit.UNKNOWN, f"no outcome: {why}. {effect_text(Effect.POSSIBLE)}")
@@ -267,52 +234,20 @@ class Dialogue:
     # --- sending and hearing ----------------------------------------------------------------------------------------
 
     async def _send(self, broker: Broker, stage: str, body: Mapping[str, object]) -> str:
-        """One request, once; returns its tx. Raises Stop where it did not reach the gateway, or only perhaps."""
         tx = str(uuid.uuid4())
-        expires = datetime.now(UTC) + timedelta(seconds=EXPIRES_S)
-        request: dict[str, object] = {"tx": tx, **body}
-        if stage != "cancel":
-            request["expires_at"] = expires.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            if self._order.test:
-                request["test"] = True
-        self._show.step(stage, f"sent as {self._order.operator}", tx=tx)
-        if not broker.connected:
-            raise Stop(Exit.NO_ANSWER, f"{broker.trouble}; nothing was sent")
-        try:
-            code = await broker.publish(f"{self._base}/cmd/{self._order.operator}/{stage}", request)
-        except Disconnected as error:
-            if stage in ("operate", "direct"):
-                raise Stop(Exit.UNKNOWN, f"{error}. {effect_text(Effect.POSSIBLE)}") from None
-            raise Stop(Exit.NO_ANSWER, f"{error}; nothing was operated") from None
-        if code == NO_SUBSCRIBERS:
-            raise Stop(Exit.NO_ANSWER, "the gateway does not listen for commands on this broker; nothing was sent")
-        if code >= REFUSED:
-            raise Stop(
-                Exit.REFUSED,
-                f"the broker refused it (code 0x{code:02x}): you may not write {self._base}/cmd/{self._order.operator}",
-            )
-        return tx
-
-    async def _answer(self, broker: Broker, tx: str, timeout_s: float, *, since: int | None = None) -> Answer | None:
-        """The next answer to this request that was not looked at yet; None after the time."""
-        start = self._seen.get(tx, 0) if since is None else since
-
-        def found() -> Answer | None:
-            mine = [one for one in self._answers if one.tx == tx]
-            return mine[start] if len(mine) > start else None
-
-        answer = await broker.until(found, timeout_s)
-        if answer is not None:
-            self._seen[tx] = start + 1
-        return answer
+        test = {"test": True} if self._order.test and stage != "cancel" else {}
+        self._show.step(stage, f"sent as {self._order.operator}{' (signed)' if self._order.key else ''}", tx=tx)
+        return await self._operator.send(broker, stage, {**body, **test}, tx=tx)
 
     def _outcome(self, answer: Answer) -> Exit:
         row = self._view.row(self._order.point, datetime.now(UTC))
-        text = f"{native_text(answer)}{reason_text(answer.reason)}: {effect_text(answer.effect)}"
-        if answer.detail:
-            text += f" ({printable(answer.detail)})"
         self._show.step(
-            "done", text, reason=answer.reason, effect=answer.effect, stage=answer.stage, native=answer.native
+            "done",
+            answer_text(answer),
+            reason=answer.reason,
+            effect=answer.effect,
+            stage=answer.stage,
+            native=answer.native,
         )
         return self._show.end(exit_status(answer), f"{self._order.point} is now {row.text}, {quality_text(row)}")
 
@@ -358,10 +293,3 @@ def parse_value(text: str, entry: Entry) -> Value:
 def shown_value(value: Value) -> str:
     """A value as it is sent, for people."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else printable(str(value))
-
-
-def native_text(answer: Answer) -> str:
-    """`dnp3 7 LOCAL: ` where the device had a word of its own."""
-    if not answer.native:
-        return ""
-    return printable(" ".join(str(answer.native.get(key, "")) for key in ("proto", "code", "name"))) + ": "

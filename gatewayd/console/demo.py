@@ -20,8 +20,9 @@ from typing import NamedTuple
 from rich.console import Console
 
 from gatewayd.config import ConfigError, load
-from gatewayd.console.control import Exit, How, Order, control
+from gatewayd.console.control import How, Order, control
 from gatewayd.console.mqtt import Broker
+from gatewayd.console.operator import Exit
 from gatewayd.console.processes import START_S, DemoFailed, Processes, start_broker
 from gatewayd.console.view import Filter, Row, StationView
 from gatewayd.console.watch import live, picture

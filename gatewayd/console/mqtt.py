@@ -91,12 +91,16 @@ class Broker:
         if self._session is not None:
             await self._ask(self._session, filters)
 
-    async def publish(self, topic: str, body: object) -> int:
-        """Publish one JSON object once, QoS 1, never retained; the PUBACK's reason code. Raises Disconnected."""
+    async def publish(self, topic: str, body: object, user: Sequence[tuple[str, str]] = ()) -> int:
+        """Publish one JSON object (or its octets) once, QoS 1, never retained, with these user properties.
+
+        Returns the PUBACK's reason code. Raises Disconnected.
+        """
         session = self._session
         if session is None:
             raise Disconnected(self.trouble)
-        sending = asyncio.ensure_future(session.publish(topic, msgspec.json.encode(body)))
+        payload = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        sending = asyncio.ensure_future(session.publish(topic, payload, user=user))
         lost = asyncio.ensure_future(self._lost.wait())
         try:
             await asyncio.wait({sending, lost}, return_when=asyncio.FIRST_COMPLETED)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 import msgspec
 
@@ -46,6 +47,7 @@ class Entry(msgspec.Struct, frozen=True):
     min: float | None = None
     max: float | None = None
     description: str = ""
+    bay: str = ""
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -77,6 +79,11 @@ class _Catalog(msgspec.Struct):
     device: str = ""
     parts: int = 1
     points: list[Entry] = []
+
+
+class _Tags(msgspec.Struct):
+    on: str = ""
+    tags: list[dict[str, Any]] = []
 
 
 class _Events(msgspec.Struct):
@@ -122,6 +129,8 @@ class StationView:
         self.catalog: dict[str, Entry] = {}
         self.records: dict[str, Record] = {}
         self.device_of: dict[str, str] = {}
+        self.tags: dict[str, list[dict[str, Any]]] = {}
+        """Tags and inhibits by what they hang on: `gateway`, `device/<device>`, `bay/<bay>`, `point/<point>`."""
         self.event_messages = self.events = self.state_messages = self.odd_messages = 0
         self._parts: dict[str, dict[str, _Catalog]] = {}
         self._missing: set[str] = set()
@@ -130,7 +139,7 @@ class StationView:
         """What a console subscribes to."""
         return tuple(
             f"{self.base}/{one}"
-            for one in ("status", "device/+", "catalog/#", "snapshot/#", "point/#", "state/+", "event")
+            for one in ("status", "device/+", "catalog/#", "snapshot/#", "point/#", "state/+", "tag/#", "event")
         )
 
     def feed(self, topic: str, payload: bytes) -> list[str]:
@@ -165,6 +174,8 @@ class StationView:
             case "point":
                 self.records.pop(rest, None)
                 self._missing |= {rest} & self.catalog.keys()
+            case "tag":
+                return self._take_tags(rest, payload)
             case "event":
                 self.event_messages += 1
                 self.events += len(msgspec.json.decode(payload, type=_Events).events)
@@ -178,6 +189,14 @@ class StationView:
             self.records.clear()
             self._missing = set(self.catalog)
         return list(self.catalog) if before is None or self.status is None or before.state != self.status.state else []
+
+    def _take_tags(self, key: str, payload: bytes) -> list[str]:
+        on, message = unquote(key), msgspec.json.decode(payload or b"{}", type=_Tags)
+        if message.tags:
+            self.tags[on] = message.tags
+        else:
+            self.tags.pop(on, None)
+        return []
 
     def _put_link(self, device: str, payload: bytes) -> None:
         if payload:
@@ -229,6 +248,18 @@ class StationView:
             and all(len(parts) >= max(one.parts for one in parts.values()) for parts in self._parts.values())
             and not self._missing
         )
+
+    def protocol(self, point: str) -> str:
+        """The protocol of the point's device, "" while it is not known."""
+        link = self.links.get(self.device_of.get(point, ""))
+        return link.protocol if link is not None else ""
+
+    def tags_of(self, point: str) -> list[dict[str, Any]]:
+        """The tags and inhibits that concern a point, wherever they hang."""
+        entry = self.catalog.get(point)
+        bay = [f"bay/{entry.bay}"] if entry is not None and entry.bay else []
+        keys = ["gateway", f"device/{self.device_of.get(point, '')}", *bay, f"point/{point}"]
+        return [tag for key in keys for tag in self.tags.get(key, ())]
 
     def names(self, wanted: Filter = Filter()) -> Iterator[str]:  # noqa: B008 (a NamedTuple cannot change)
         """The points in the order of the catalogs, those of no catalog behind."""

@@ -49,8 +49,8 @@ class ScriptedGateway:
              "clock": {"synchronised": True}},
         )  # fmt: skip
 
-    async def link(self, device: str, link: str, cause: str = "") -> None:
-        await self.put(f"device/{device}", {"link": link, "since": NOW, "cause": cause, "protocol": "dnp3"})
+    async def link(self, device: str, link: str, cause: str = "", protocol: str = "dnp3") -> None:
+        await self.put(f"device/{device}", {"link": link, "since": NOW, "cause": cause, "protocol": protocol})
 
     async def station(self) -> None:
         await self.status()

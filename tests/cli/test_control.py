@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from gatewayd.console import control as console
-from gatewayd.console.control import Exit, How, Order, control
+from gatewayd.console.control import How, Order, control
+from gatewayd.console.operator import Exit
 from gatewayd.console.words import EFFECTS, REASONS, effect_text, reason_text
 from gatewayd.control.reasons import Effect, Reason
 from gatewayd.mqtt.settings import MqttSettings
@@ -111,10 +112,29 @@ async def test_cancel_goes_no_further_than_the_select(gateway: ScriptedGateway, 
 
 
 async def test_a_direct_point_is_commanded_without_select(gateway: ScriptedGateway, settings: MqttSettings) -> None:
-    assert await control(settings, Order("FDR12/SET/P", "12.5", "alice", yes=True, test=True)) is Exit.OK
+    assert await control(settings, Order("FDR12/SET/P", "12.5", "alice", yes=True)) is Exit.OK
     assert gateway.verbs == ["direct"]
     assert gateway.heard[0][1]["value"] == 12.5
-    assert gateway.heard[0][1]["test"] is True
+    assert "test" not in gateway.heard[0][1]
+
+
+@pytest.mark.parametrize("protocol", ["dnp3", "modbus", "iec61850"])
+@pytest.mark.parametrize(
+    ("point", "value", "tested"), [("FDR12/CB/POS", "open", "operate"), ("FDR12/SET/P", "12", "direct")]
+)
+async def test_a_test_is_carried_out_only_where_the_protocol_has_one(
+    gateway: ScriptedGateway, settings: MqttSettings, capsys: pytest.CaptureFixture[str], protocol: str, point: str,
+    value: str, tested: str,
+) -> None:  # fmt: skip
+    await gateway.link("FDR12", "up", protocol=protocol)
+    assert await control(settings, Order(point, value, "alice", yes=True, test=True)) is Exit.OK
+    if protocol == "iec61850":
+        assert gateway.verbs[-1] == tested
+        assert all(body["test"] is True for _, body, _ in gateway.heard)
+    else:
+        assert gateway.verbs == ["select", "cancel"]
+        assert gateway.heard[0][1]["test"] is True
+        assert f"{protocol} knows no test of a command" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
