@@ -13,6 +13,7 @@ from typing import Protocol
 
 import structlog
 
+from gatewayd import failpoint
 from gatewayd.mqtt import contract
 from gatewayd.mqtt.client import REFUSED, Session
 from gatewayd.mqtt.contract import EventMessage, Numbered, ReplayRequest, Tail, Topics
@@ -145,6 +146,7 @@ class EventFeed:
         self._bytes += len(message.payload)
         session.send(self._topics.event, message.payload, lambda code: self._done(message, code))
         self.event_messages += 1
+        failpoint.here("events-published")
 
     def _done(self, message: EventMessage, code: int) -> None:
         if self._waiting.get(message.first) is not message:
@@ -170,6 +172,7 @@ class EventFeed:
         if handed_over:
             self._backoff.reset()
             self._refusals.taken(self._topics.event)
+            failpoint.here("events-acknowledged")
             self._journal.mark_handed_over(handed_over)
 
     async def _send_gaps(self, session: Session, events: Sequence[Numbered]) -> None:

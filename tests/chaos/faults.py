@@ -1,0 +1,377 @@
+"""The faults. Each strikes while the devices make events, and says which gap records it must have caused.
+
+`hard` is 1 for the short form and more for longer ones: how often and how long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from gatewayd import failpoint
+from tests.chaos.oracle import Expected
+from tests.chaos.simulated import now_ms
+from tests.chaos.station import CAPACITIES, DEVICES, IED, RTU1, RTU2, Station, small_disk
+from tests.e2e.station import children
+
+RESTART, OVERFLOW = "device restart (IIN1.7)", "overflow"
+FAIL_POINTS = (
+    "journal-before-commit",
+    "journal-after-commit",
+    "worker-events-sent",
+    "worker-events-committed",
+    "events-published",
+    "events-acknowledged",
+)
+ON_ITS_WAY_MS = 2000
+"""What a device without a lasting buffer made so shortly before it died may not have got out."""
+
+
+class Skip(Exception):
+    """The fault cannot be had on this machine; the text says why."""
+
+
+Records = list[Expected]
+
+
+class Fault(NamedTuple):
+    name: str
+    what: str
+    strike: Callable[[Station, int], Awaitable[Records]]
+    drain_s: float = 60.0
+
+
+async def kill_gateway(station: Station, hard: int) -> Records:
+    for _ in range(2 * hard):
+        await station.pause(0.3, 4.0)
+        await station.restart_gateway()
+    return []
+
+
+async def kill_workers(station: Station, hard: int) -> Records:
+    """One of each protocol in a life of the gateway: a device that ends its worker alone is left out for a while."""
+    for _ in range(hard):
+        await station.flows()
+        for protocol in ("dnp3", "iec61850"):
+            await station.pause(0.2, 1.0)
+            station.kill(station.gateway.workers()[protocol])
+        await station.flows()
+        await station.restart_gateway()
+    return []
+
+
+async def fail_points(station: Station, hard: int) -> Records:
+    for _ in range(hard):
+        for point in FAIL_POINTS:
+            await station.kill_gateway()
+            await _until_killed_at(station, f"{point}:{station.chance.randint(1, 40)}")
+    await station.restart_gateway()
+    return []
+
+
+async def _until_killed_at(station: Station, place: str) -> None:
+    """Start the gateway; wait until it, or one of its workers, has killed itself there."""
+    gateway = station.gateway
+    logged = len(gateway.log)
+    await gateway.start(**{failpoint.VARIABLE: place})
+    await station.until(lambda: gateway.ended or "a worker ended" in gateway.log[logged:], f"{place} being passed")
+    station.kills += 1
+
+
+async def kill_broker(station: Station, hard: int) -> Records:
+    for _ in range(hard):
+        await station.pause(0.2, 3.0)
+        await station.kill_broker()
+    return []
+
+
+async def forgetful_broker(station: Station, hard: int) -> Records:
+    for _ in range(hard):
+        await station.pause(0.2, 3.0)
+        await station.kill_broker(forget=True)
+    return []
+
+
+async def broker_away(station: Station, hard: int) -> Records:
+    await station.broker.stop()
+    await asyncio.sleep(3.0 * hard)
+    await station.broker.start()
+    return []
+
+
+async def kill_devices(station: Station, hard: int) -> Records:
+    """Devices whose buffer survives: every event must arrive, and the restart must be told."""
+    for _ in range(hard):
+        for name in (RTU1, RTU2):
+            await station.flows(name)
+            await station.kill_device(name, keep=True)
+            await station.flows(name)
+    return [Expected(name, RESTART, hard, hard) for name in (RTU1, RTU2)]
+
+
+async def forgetful_devices(station: Station, hard: int) -> Records:
+    """Devices that lose their buffer: what was on its way may be gone, and a gap record says so."""
+    for _ in range(hard):
+        for name in DEVICES:
+            await station.flows(name)
+            killed = now_ms()
+            await station.kill_device(name)
+            await station.flows(name)
+            station.excuse(name, killed - ON_ITS_WAY_MS, killed + 100)
+    return [Expected(RTU1, RESTART, hard, hard), Expected(RTU2, RESTART, hard, hard), Expected(IED, "", hard, hard)]
+
+
+async def partitions(station: Station, hard: int) -> Records:
+    lines = [station.lines[name] for name in DEVICES] + [station.to_broker, station.to_consumer]
+    station.chance.shuffle(lines)
+    for _ in range(hard):
+        for line in lines:
+            match station.chance.randrange(5):
+                case 0:
+                    line.cut()
+                case 1:
+                    line.cut(up=False)
+                case 2:
+                    line.cut(down=False)
+                case 3:
+                    line.half_open()
+                case _:
+                    line.reset()
+            await station.pause(0.1, 3.0)
+            if station.chance.random() < 0.5:
+                line.heal()
+        await station.pause(1.0, 5.0)
+        station.heal()
+        await station.flows()
+    return []
+
+
+async def bad_lines(station: Station, hard: int) -> Records:
+    for line in station.proxies:
+        line.delay = (0.1, 0.3)
+    await asyncio.sleep(4.0 * hard)
+    station.heal()
+    station.to_broker.octets_s = 8000.0
+    await asyncio.sleep(4.0 * hard)
+    station.heal()
+    return []
+
+
+async def disk_full(station: Station, hard: int) -> Records:
+    """The journal's disk is full, and has room again. The events are held at the devices meanwhile."""
+    await station.gateway.stop()
+    megabytes = sum(path.stat().st_size for path in station.state.rglob("*") if path.is_file()) // 2**20 + 24
+    try:
+        disk = small_disk(station.state, megabytes)
+        with disk:  # type: ignore[attr-defined]
+            await station.gateway.start()
+            for _ in range(hard):
+                await station.flows()
+                logged = len(station.gateway.log)
+                filler = station.state / "filler"
+                with filler.open("wb") as file:
+                    free = os.statvfs(station.state).f_bavail * 4096
+                    file.write(b"\0" * max(0, free - 8192))
+                await station.until(
+                    lambda at=logged: "the journal cannot write" in station.gateway.log[at:], "the full disk", 60
+                )
+                await station.pause(2.0, 4.0)
+                filler.unlink()
+                await station.flows()
+            await station.gateway.stop()
+    except OSError as error:
+        await station.gateway.start()
+        raise Skip(f"no tmpfs: {error}") from error
+    await station.gateway.start()
+    return [Expected("journal", "journal-disk-full", hard, hard)]
+
+
+async def failing_fsync(station: Station, hard: int) -> Records:
+    """fsync of the journal fails with EIO, as a dying disk's does."""
+    library, trigger = station.folder / "fsync.so", station.folder / "fsync-fails"
+    await asyncio.to_thread(_compile, library)
+    environment = {
+        "LD_PRELOAD": str(library),
+        "CHAOS_FSYNC_FAILS": str(trigger),
+        "CHAOS_FSYNC_UNDER": str(station.state),
+    }
+    gateway = station.gateway
+    await gateway.stop()
+    await gateway.start(**environment)
+    for turn in range(hard):
+        await station.flows()
+        logged = len(gateway.log)
+        trigger.touch()
+        await station.until(lambda at=logged: "the journal cannot write" in gateway.log[at:], "the failed fsync", 60)
+        await station.pause(2.0, 4.0)
+        if turn % 2:
+            await station.kill_gateway()
+            trigger.unlink()
+            await gateway.start(**environment)
+        else:
+            trigger.unlink()
+        await station.flows()
+    await station.restart_gateway()
+    return [Expected("journal", "journal-disk-error", hard, hard)]
+
+
+def _compile(library: Path) -> None:
+    gcc = shutil.which("gcc")
+    if gcc is None:
+        raise Skip("no gcc")
+    source = Path(__file__).with_name("fsync.c")
+    subprocess.run([gcc, "-shared", "-fPIC", "-O2", "-o", str(library), str(source), "-ldl"], check=True)
+
+
+def _faketime() -> Path:
+    found = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
+    if found is None:
+        raise Skip("no libfaketime (package faketime)")
+    return found
+
+
+async def clock_steps(station: Station, hard: int) -> Records:
+    """The gateway's clock is set: an hour, a day, back and forth. The devices' clocks stay right."""
+    library = _faketime()
+    said = station.folder / "clock"
+    said.write_text("+0\n")
+    environment = {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(said),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    gateway = station.gateway
+    await gateway.stop()
+    await gateway.start(**environment)
+    for _ in range(hard):
+        for step in ("-3600", "+3600", "+86400", "+0"):
+            await station.flows()
+            said.write_text(f"{step}\n")
+            await station.pause(0.5, 1.5)
+    await station.flows()
+    said.write_text("-3600\n")  # and a start with a clock that is behind
+    await station.kill_gateway()
+    await gateway.start(**environment)
+    await station.flows()
+    await gateway.stop()
+    await gateway.start()
+    return []
+
+
+async def slow_consumer(station: Station, hard: int) -> Records:
+    """The consumer's line carries less than comes, so the broker drops what it cannot queue; the consumer is killed."""
+    station.to_consumer.octets_s = 2000.0
+    await asyncio.sleep(4.0 * hard)
+    station.heal()
+    for _ in range(hard):
+        await station.pause(0.2, 1.0)
+        await station.consumer.kill()
+        station.kills += 1
+        await station.pause(0.2, 1.0)
+        await station.consumer.start()
+    return []
+
+
+async def storm(station: Station, hard: int) -> Records:
+    """Everything happens at once: first what the buffers hold, then more while the line is cut."""
+    for name in DEVICES:
+        station.simulators[name].tell(burst=CAPACITIES[name] // 2)
+    await station.flows()
+    expected = []
+    for name in DEVICES:
+        station.lines[name].cut()
+        first = station.newest(name) + 1
+        station.simulators[name].tell(burst=CAPACITIES[name] + 500)
+        await station.until(
+            lambda name=name, first=first: station.newest(name) >= first + CAPACITIES[name] + 400, "the storm"
+        )
+        # What was on its way when the line was cut may be dropped as well, before the storm's own.
+        count = station.excuse_dropped(name, first - 2000 if name == IED else 0)
+        if not count:
+            raise RuntimeError(f"the buffer of {name} did not overflow")
+        await station.pause(0.5, 4.0)
+        station.lines[name].heal()
+        await station.flows(name)
+        station.excuse_dropped(name, first - 2000 if name == IED else 0)
+        expected.append(Expected(name, OVERFLOW if name != IED else "", 1, 1))
+    return expected
+
+
+async def stopped(station: Station, hard: int) -> Records:
+    """SIGSTOP for a while: gateway, a worker, broker, a device, consumer."""
+    for _ in range(hard):
+        victims = [
+            station.gateway.pid,
+            station.chance.choice(children(station.gateway.pid)),
+            station.broker.pid,
+            station.simulators[station.chance.choice(DEVICES)].pid,
+            station.consumer.pid,
+        ]
+        for pid in victims:
+            station.freeze(pid)
+            await station.pause(0.5, 2.0 + 2.0 * hard)
+            station.thaw()
+        await station.flows()
+    return []
+
+
+async def restarts(station: Station, hard: int) -> Records:
+    """What an upgrade does: SIGTERM and a start; and SIGHUP, while events come."""
+    for _ in range(hard):
+        await station.pause(0.3, 2.0)
+        await station.gateway.stop()
+        await station.gateway.start()
+        await station.flows()
+        station.gateway.signal(signal.SIGHUP)
+    return []
+
+
+async def torn_journal(station: Station, hard: int) -> Records:
+    """The WAL is cut or damaged behind a killed gateway: what is gone is told by number, and only that is gone."""
+    expected = 0
+    for _ in range(hard):
+        await station.flows()
+        await station.pause(0.3, 2.0)
+        await station.kill_gateway()
+        wal = station.state / "journal.db-wal"
+        if wal.exists() and wal.stat().st_size > 8192:
+            octets = bytearray(wal.read_bytes())
+            if station.chance.random() < 0.5:
+                del octets[-station.chance.randint(1, min(len(octets), 20000)) :]
+            else:
+                octets[-station.chance.randint(1, min(len(octets), 20000))] ^= 0x40
+            wal.write_bytes(octets)
+            expected += 1
+        await station.gateway.start()
+        await station.flows()
+    return [Expected("journal", "journal-torn", 0, expected)]
+
+
+FAULTS = (
+    Fault("E1", "kill -9 of the gateway", kill_gateway),
+    Fault("E1w", "kill -9 of workers", kill_workers),
+    Fault("E2", "kill -9 at named places", fail_points, 90.0),
+    Fault("E3", "kill -9 of the broker", kill_broker),
+    Fault("E4", "the broker forgets everything", forgetful_broker),
+    Fault("E5", "the broker is away", broker_away),
+    Fault("E6", "kill -9 of devices, buffers survive", kill_devices),
+    Fault("E6l", "kill -9 of devices, buffers lost", forgetful_devices),
+    Fault("E7", "partitions, resets, half-open", partitions, 90.0),
+    Fault("E8", "slow and uneven lines", bad_lines, 90.0),
+    Fault("E9", "the journal's disk is full", disk_full),
+    Fault("E10", "fsync fails", failing_fsync),
+    Fault("E11", "the gateway's clock is set", clock_steps),
+    Fault("E12", "slow consumer, killed", slow_consumer, 120.0),
+    Fault("E13", "event storm, buffers overflow", storm, 90.0),
+    Fault("E14", "SIGSTOP of everything", stopped, 90.0),
+    Fault("E15", "restart and reload", restarts),
+    Fault("E16", "torn journal", torn_journal, 90.0),
+)
+BY_NAME = {fault.name: fault for fault in FAULTS}
