@@ -4,13 +4,14 @@
 #   make test      installs what the tests need and runs every check
 #
 # DEMO_SECONDS=30 make demo ends by itself; DEMO_MQTT_PORT=18830 chooses the broker's port.
+# SOAK_SECONDS=1800 make soak and FUZZ_SECONDS=60 make fuzz (for each target; FUZZ_TARGET chooses one) take their time.
 # PYTEST_ARGS="-k modbus" make test passes words on to pytest. PYTHON=/usr/bin/python3.12 chooses the interpreter.
 
 .ONESHELL:
 SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help demo test venv lock lint system-packages clean package package-proof
+.PHONY: help demo test soak fuzz venv lock lint system-packages clean package package-proof
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -23,6 +24,8 @@ include packaging/package.mk
 help:
 	@echo "make demo    the gateway with three simulated devices, on this machine alone (DEMO_SECONDS, DEMO_MQTT_PORT)"
 	@echo "make test    format, lint, types, imports and all tests (PYTEST_ARGS)"
+	@echo "make soak    the whole station with everything around it going away and coming back: does it grow (SOAK_SECONDS)"
+	@echo "make fuzz    hostile octets to every parser and every protocol stack (FUZZ_SECONDS, FUZZ_TARGET)"
 	@echo "make lint    the same without the tests"
 	@echo "make venv    only the environment in .venv/; then .venv/bin/gatewayd is there"
 	@echo "make lock    choose the newest allowed versions and write requirements*.txt again"
@@ -34,6 +37,12 @@ demo: venv
 
 test: venv system-packages lint
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: venv system-packages
+	@$(BIN)/python -m tests.soak --seconds $(or $(SOAK_SECONDS),1800)
+
+fuzz: venv
+	@$(BIN)/python -m tests.fuzz --seconds $(or $(FUZZ_SECONDS),60) $(addprefix --target ,$(FUZZ_TARGET))
 
 lint: venv
 	@$(BIN)/ruff format --check .

@@ -298,7 +298,9 @@ class Daemon:
         """Everything that is counted, by who counts it."""
         return {
             "loop": self.watchdog.counters(),
-            "processes": health.process_counters(self.fleet.workers()),
+            "processes": health.process_counters(
+                self.fleet.workers(), {"core": {"tasks": len(asyncio.all_tasks())}, **self.fleet.worker_counters()}
+            ),
             "datapath": dict(self.datapath.counts),
             "journal": {**self.journal.counters(), **health.disk_counters(self.config.gateway.state_dir)},
             "clock": clock.counters(),
@@ -417,6 +419,7 @@ class Daemon:
             protocols={device.name: device.protocol for device in config.devices},
             links=self._link,
             config_sha256=config.sha256,
+            device_timeouts={device.name: configuration(device.protocol).answer_s(device) for device in config.devices},
         )
 
     def _link(self, name: str) -> Link:

@@ -134,8 +134,13 @@ def disk_counters(directory: Path) -> dict[str, int]:
     return {"free_bytes": found.f_bavail * found.f_frsize}
 
 
-def process_counters(pids: Mapping[str, int]) -> dict[str, dict[str, float]]:
-    """CPU seconds and resident MiB of the core and its workers, from /proc; what has ended meanwhile is left out."""
+def process_counters(
+    pids: Mapping[str, int], own: Mapping[str, Mapping[str, float]] | None = None
+) -> dict[str, dict[str, float]]:
+    """CPU s, resident MiB, threads and descriptors of the core and its workers, from /proc; who has ended is left out.
+
+    own: what each of them counts of itself
+    """
     found: dict[str, dict[str, float]] = {}
     for name, pid in {"core": os.getpid(), **pids}.items():
         with contextlib.suppress(OSError, IndexError, ValueError):
@@ -145,6 +150,8 @@ def process_counters(pids: Mapping[str, int]) -> dict[str, dict[str, float]]:
                 "cpu_s": round((int(fields[11]) + int(fields[12])) / CLOCK_TICKS, 2),
                 "rss_mib": round(int(fields[21]) * PAGE / 2**20, 1),
                 "threads": int(fields[17]),
+                "descriptors": len(os.listdir(f"/proc/{pid}/fd")),  # noqa: PTH208
+                **(own or {}).get(name, {}),
             }
     if "core" in found:
         found["core"]["max_rss_mib"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

@@ -28,9 +28,9 @@ PATIENCE_S = 3.0
 GAUGES = frozenset(
     {
         "waiting_appends", "waiting_jobs", "used_bytes", "limit_bytes", "free_bytes", "backlog", "full", "broken",
-        "answers_waiting", "lag_ms", "lag_max_ms", "rss_mib", "max_rss_mib", "threads", "polled_points",
-        "unknown_points", "unknown_members", "waiting_events", "commit_us_max", "tags_hung", "not_on_record",
-        "connected", "synchronised", "est_error_ms", "max_error_ms",
+        "answers_waiting", "lag_ms", "lag_max_ms", "rss_mib", "max_rss_mib", "threads", "descriptors", "tasks",
+        "polled_points", "unknown_points", "unknown_members", "waiting_events", "commit_us_max", "tags_hung",
+        "not_on_record", "connected", "synchronised", "est_error_ms", "max_error_ms",
     }
 )  # fmt: skip
 """What is a state and no count."""

@@ -225,6 +225,10 @@ class Fleet:
                 found.update({name: dict(counts) for name, counts in group.host.counters().items() if name})
         return found
 
+    def worker_counters(self) -> dict[str, Mapping[str, int]]:
+        """What the workers count of themselves, by name."""
+        return {group.name: group.host.counters().get("", {}) for group in self._groups if group.host is not None}
+
     def workers(self) -> dict[str, int]:
         """Process ids of the workers by name."""
         pids = {group.name: getattr(group.host, "pid", 0) for group in self._groups}

@@ -204,7 +204,7 @@ class Worker:
 
     def _counters(self) -> dict[str, dict[str, int]]:
         counters = {name: driver.counters() for name, driver in self._drivers.items() if isinstance(driver, Counting)}
-        counters[""] = {"gathered_batches": self._outbox.gathered_batches}
+        counters[""] = {"gathered_batches": self._outbox.gathered_batches, "tasks": len(asyncio.all_tasks())}
         return counters
 
 
