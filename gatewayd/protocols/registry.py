@@ -30,6 +30,9 @@ class Configuration(Protocol):
     def own_feedback(self, device: Device) -> frozenset[int]:
         """Rows whose control is its own feedback (an IEC 61850 controllable object); no `feedback` column needed."""
 
+    def answer_s(self, device: Device) -> float:
+        """Seconds until the answer to a command is in or has failed to come; the desk waits at least so long."""
+
     def explain_native(self, point: PointSpec, native: int) -> list[str]:
         """The device's own words in `Sample.native`, by their names in the standard; empty where it has none."""
 

@@ -167,6 +167,11 @@ def own_feedback(device: Device) -> frozenset[int]:
     return frozenset()
 
 
+def answer_s(device: Device) -> float:
+    """SELECT and OPERATE, each with the time of one response, after at most 1 s in which the turn comes."""
+    return 1.0 + 2 * options(device).response_timeout_s
+
+
 def explain_native(point: PointSpec, native: int) -> list[str]:
     """The names of the flags by the point's type; empty for octet strings and doubles of two contacts."""
     try:

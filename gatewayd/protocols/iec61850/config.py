@@ -147,6 +147,11 @@ def _is_state_of(state: Address, command: Address) -> bool:
     )
 
 
+def answer_s(device: Device) -> float:
+    """A select or an operate, after at most one other request."""
+    return 2 * options(device).timeout_s
+
+
 def explain_native(point: PointSpec, native: int) -> list[str]:
     """The names of the quality bits (7-3)."""
     del point

@@ -264,6 +264,12 @@ def own_feedback(device: Device) -> frozenset[int]:
     return frozenset()
 
 
+def answer_s(device: Device) -> float:
+    """The write and its read-back, each after the pause the device needs, after at most 1 s in which the turn comes."""
+    read = options(device)
+    return 1.0 + 2 * (read.timeout_s + read.pause_ms / 1000)
+
+
 def explain_native(point: PointSpec, native: int) -> list[str]:
     """The exception the point's last read was answered with; empty where there was none."""
     del point

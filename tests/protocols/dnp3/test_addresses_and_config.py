@@ -286,6 +286,11 @@ def test_the_plan_says_how_the_device_is_read() -> None:
     ]
 
 
+def test_the_desk_waits_for_select_and_operate() -> None:
+    made = Device(name="D", protocol="dnp3", host="h", port=1, options={"response_timeout_s": 12.0})
+    assert config.answer_s(made) == 25.0
+
+
 def test_nothing_proves_itself_and_no_select_is_held_at_the_device() -> None:
     points = (point(0, Kind.BINARY, "BO:0", control=ControlMode.SBO, command="CROB:0 latch"),)
     made = Device(name="D", protocol="dnp3", host="h", port=1, points=points)

@@ -91,4 +91,5 @@ def test_a_controllable_object_proves_itself_and_another_address_does_not():
     made = device(102, points)
     assert config.own_feedback(made) == {0, 1}
     assert config.needs_select(made) == {0, 1, 2, 5}
+    assert config.answer_s(made) == 2 * config.options(made).timeout_s
     assert config.check(made) == []

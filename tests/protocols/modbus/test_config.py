@@ -149,6 +149,10 @@ def test_nothing_is_its_own_feedback_or_selected_at_the_device():
     assert config.needs_select(device) == frozenset()
 
 
+def test_the_desk_waits_for_a_write_and_its_read_back():
+    assert config.answer_s(made([], timeout_s=2.0, pause_ms=500)) == 1.0 + 2 * 2.5
+
+
 def test_the_plan_names_every_request():
     points = [point(row, Kind.ANALOG, f"HR:{2 * row}:f32") for row in range(6)] + [point(6, Kind.BINARY, "DI:3")]
     assert config.plan(made(points)) == [
