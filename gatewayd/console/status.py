@@ -20,6 +20,9 @@ OK, ATTENTION, NO_ANSWER = 0, 1, 3
 BACKLOG = 1000
 """More events than this that no broker has taken are worth a look."""
 LAG_MS = 1000.0
+FEW = 20
+"""Of more links only those that are not up are shown one by one."""
+DISK_LOW = 256 * 2**20
 JOURNAL_SHARE = 0.8
 
 
@@ -79,10 +82,10 @@ def _gateway(view: StationView, health: dict[str, Any], picture: Picture) -> Non
     picture.lines.append(f"gateway      {view.base}, version {version}, {known.state if known else 'unknown'}")
     clock = known.clock if known else {}
     synchronised = clock.get("synchronised")
-    error = f", estimated error {clock['est_error_ms']:.1f} ms" if "est_error_ms" in clock else ""
+    error = f", estimated error {clock['est_error_ms']:.1f} ms" if synchronised and "est_error_ms" in clock else ""
     words = {True: "synchronised", False: "NOT synchronised", None: "not known to be synchronised"}
     picture.lines.append(
-        f"clock        {words.get(synchronised, '?')}{error}; gateway's time {health.get('time', '?')}"
+        f"clock        {words.get(synchronised, '?')}{error}; gateway's time {_to_ms(health.get('time', '?'))}"
     )
     if synchronised is not True:
         picture.attention.append(
@@ -93,7 +96,12 @@ def _gateway(view: StationView, health: dict[str, Any], picture: Picture) -> Non
 
 
 def _links(view: StationView, now: datetime, picture: Picture) -> None:
+    up = sum(link.link == "up" for link in view.links.values())
+    off = sum(link.link == "disabled" for link in view.links.values())
+    picture.lines.append(f"links        {up} of {len(view.links)} up{f', {off} disabled' if off else ''}")
     for name, link in sorted(view.links.items()):
+        if link.link == "up" and len(view.links) > FEW:
+            continue
         since = age_text(_seconds(link.since, now))
         cause = f": {link.cause}" if link.cause else ""
         picture.lines.append(f"link         {name:<12} {link.link:<10} {link.protocol:<9} for {since}{cause}")
@@ -108,6 +116,12 @@ def _points(view: StationView, now: datetime, picture: Picture) -> None:
         f"{counts[quality]} {quality}" for quality in ("good", "questionable", "invalid") if counts[quality]
     )
     picture.lines.append(f"points       {len(rows)}: {shown or 'none'}")
+    up = {name for name, link in view.links.items() if link.link == "up"}
+    invalid = [row.point for row in rows if row.quality == "invalid" and row.device in up]
+    if invalid:
+        are = "point is" if len(invalid) == 1 else "points are"
+        why = f"why: gatewayd explain {invalid[0]}"
+        picture.attention.append(f"{len(invalid)} {are} invalid although the device is up: {_some(invalid)}; {why}")
     forced = [row.point for row in rows if "substituted" in row.flags]
     test = [row.point for row in rows if "test" in row.flags]
     if forced:
@@ -139,6 +153,12 @@ def _journal(health: dict[str, Any], picture: Picture) -> None:
         picture.attention.append(f"{backlog} events have not been taken by the broker yet")
     elif share > JOURNAL_SHARE and backlog:
         picture.attention.append(f"the journal is {share:.0%} full")
+    free = journal.get("free_bytes")
+    if free is not None and free < DISK_LOW:
+        picture.attention.append(f"{free / 2**20:.0f} MiB are left on the journal's disk")
+    lost = int((health.get("datapath") or {}).get("gaps", 0)) + int(journal.get("gap_records", 0))
+    if lost:
+        picture.attention.append(f"events were lost or held {lost} times since the start; the gap records say which")
     for name, count in (health.get("consumers") or {}).items():
         if name.startswith("behind_"):
             picture.lines.append(f"consumer     {name.removeprefix('behind_')}: {count} events not acknowledged")
@@ -195,6 +215,11 @@ def _processes(health: dict[str, Any], picture: Picture) -> None:
     lag = (health.get("loop") or {}).get("lag_max_ms", 0.0)
     if lag > LAG_MS:
         picture.attention.append(f"the gateway was {lag / 1000:.1f} s late at its worst: is the machine overloaded?")
+
+
+def _to_ms(time: str) -> str:
+    head, dot, fraction = time.partition(".")
+    return f"{head}.{fraction[:3]}Z" if dot else time
 
 
 def _seconds(since: str, now: datetime) -> float | None:
