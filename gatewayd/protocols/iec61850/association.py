@@ -389,7 +389,8 @@ class Association:
             last = None if whole.changed else cursor
             self._exchange.put(Deliver(self._batch(whole.static, now), events=True, cursor=last))
         if whole.changed:
-            self._exchange.put(Deliver(self._batch(whole.changed, now, reported=True), events=True, cursor=cursor))
+            batch = self._batch(whole.changed, now, reported=True, repeat=block.doubtful)
+            self._exchange.put(Deliver(batch, events=True, cursor=cursor))
 
     def _deliver(self, samples: list[Sample], now: clock.Moment, *, reported: bool = False) -> None:
         """State, or events where any point of the batch makes events."""
@@ -397,8 +398,10 @@ class Association:
             events = any(self._events_of[sample.point] for sample in samples)
             self._exchange.put(Deliver(self._batch(samples, now, reported=reported), events))
 
-    def _batch(self, samples: list[Sample], now: clock.Moment, *, reported: bool = False) -> Batch:
-        return Batch(self._device.name, samples, now.utc_ns, reported=reported, mono_ns=now.mono_ns)
+    def _batch(
+        self, samples: list[Sample], now: clock.Moment, *, reported: bool = False, repeat: bool = False
+    ) -> Batch:
+        return Batch(self._device.name, samples, now.utc_ns, reported=reported, repeat=repeat, mono_ns=now.mono_ns)
 
     def _gap(self, cause: str) -> None:
         self._memory.counts["gaps"] += 1

@@ -70,6 +70,11 @@ class Block:
         self.gap: str | None = None
 
     @property
+    def doubtful(self) -> bool:
+        """What it reports now may have come before: all of a buffer that could not be resumed where we were."""
+        return self.gap is not None and not self.interrogated
+
+    @property
     def item(self) -> str:
         """The MMS name of the instance."""
         return self.name.item(self.instance)
@@ -195,6 +200,8 @@ class Taker:
         if mark is not None:
             block.gap = self._resume(block, attributes, mark)
             block.resumed = block.gap is None
+        if name.buffered and not block.resumed:
+            self._from_the_oldest(block, attributes)
         return block
 
     def _one_rpt_id(self, block: Block) -> None:
@@ -247,6 +254,16 @@ class Taker:
         except RequestFailed as error:
             return f"{block.name}: EntryID {mark.entry_id.hex()} refused ({error})"
         return None
+
+    def _from_the_oldest(self, block: Block, attributes: dict[str, Any]) -> None:
+        """Ask for all that the buffer holds: an EntryID of zeros. Without it some IEDs begin at what happens next."""
+        there = attributes.get("EntryID")
+        if not isinstance(there, bytes) or not any(there):
+            return
+        try:
+            self._write(block, "EntryID", values.octets(bytes(len(there)), len(there)))
+        except RequestFailed as error:
+            log.info("the IED decides what of its buffer it sends", block=str(block.name), cause=str(error))
 
     def enable(self, block: Block) -> None:
         """RptEna. Raises NoBlockError."""
