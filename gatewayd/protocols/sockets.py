@@ -139,7 +139,7 @@ class SocketWire(asyncio.Protocol):
             self._lost("the device closed the connection after the TLS handshake: it may not accept our certificate")
 
     def write(self, data: bytes) -> None:
-        if not self._closed and self._transport is not None:
+        if not self._closed and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def pause(self) -> None:

@@ -76,7 +76,7 @@ class Relay(asyncio.Protocol):
 
     # from the IED
     def _received(self, data: bytes) -> None:
-        if self._loopback is not None:
+        if self._loopback is not None and not self._loopback.is_closing():
             self._loopback.write(data)
 
     def _lost(self, why: str) -> None:
