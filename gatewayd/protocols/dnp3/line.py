@@ -124,7 +124,7 @@ class Line:
             else:
                 if len(self.strangers) < MOST_STRANGERS:
                     self.strangers.add(frame.source)
-        if self._loopback is not None:
+        if self._loopback is not None and not self._loopback.is_closing():
             self._loopback.write(data)
 
     def send(self, data: bytes) -> None:
