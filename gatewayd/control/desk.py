@@ -168,7 +168,6 @@ class Desk:
         self._judge.rights = self._rights_file.read(self._settings.rights_file)
         self._hanging.load(found.tags, found.tag_keys)
         self._sessions.hold(verdicts.held)
-        self._sessions.take_back(verdicts.cancels)
         self._loaded = True
         for answer in verdicts.said:
             self._answers.said(answer)

@@ -1,7 +1,7 @@
 """What a start makes of requests that have no outcome (rows 31 and 32 of the table). Pure.
 
-An INTENT without an outcome is unknown: the write may have gone out. A select is gone. Nothing is sent again; a select
-that the device itself holds is taken back as soon as the device is there.
+An INTENT without an outcome is unknown: the write may have gone out. A select is gone. Nothing is sent at all: a select
+that the device itself held has ended with its association, or ends by the device's own timeout.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gatewayd.control.ledger import Stored, decoded, ended, stored
+from gatewayd.control.ledger import decoded, ended, stored
 from gatewayd.control.reasons import Effect, Reason
 from gatewayd.control.states import Asked, Order
 from gatewayd.control.types import Answer, Result, Stage
@@ -44,7 +44,7 @@ class Verdicts(NamedTuple):
     """What becomes of open requests.
 
     said:   outcomes, each said once; rows: as they are stored; silent: of selects that end with their operate
-    held:   points that are held; cancels: selects a device may still hold
+    held:   points that are held
     again:  outcomes that were perhaps never said
     """
 
@@ -52,13 +52,12 @@ class Verdicts(NamedTuple):
     rows: list[RequestRow]
     silent: list[RequestRow]
     held: list[Held]
-    cancels: list[tuple[Asked, Order]]
     again: list[Answer]
 
 
 def judge(found: Found, now_ns: int) -> Verdicts:
     """Give every open request its outcome."""
-    verdicts = Verdicts([], [], [], [], [], [])
+    verdicts = Verdicts([], [], [], [], [])
     for row in found.open:
         known = stored(row)
         asked = known.asked if known is not None else Asked(row.operator, row.tx, Stage(row.stage), row.received_ns)
@@ -82,17 +81,9 @@ def judge(found: Found, now_ns: int) -> Verdicts:
             continue
         verdicts.said.append(answer)
         verdicts.rows.append(ended(asked, answer))
-        _consequences(verdicts, known, sent=sent)
+        if sent and known is not None and known.order is not None:
+            verdicts.held.append(Held(known.asked, known.order, known.before))
     for row in found.untold:
         if (outcome := decoded(row)) is not None:
             verdicts.again.append(outcome)
     return verdicts
-
-
-def _consequences(verdicts: Verdicts, known: Stored | None, *, sent: bool) -> None:
-    if known is None or known.order is None:
-        return
-    if sent:
-        verdicts.held.append(Held(known.asked, known.order, known.before))
-    elif known.order.at_device:
-        verdicts.cancels.append((known.asked, known.order))

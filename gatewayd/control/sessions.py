@@ -116,7 +116,6 @@ class Sessions:
         self._select_ids: OrderedDict[str, str] = OrderedDict()
         self._commands: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self._review: set[str] = set()
-        self._cancels: dict[str, list[tuple[Asked, Order]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.busy: dict[str, Point] = {}
         """The points that are not IDLE."""
@@ -236,8 +235,6 @@ class Sessions:
 
     def link(self, device: str, *, up: bool) -> None:
         """A device's link has changed."""
-        if up:
-            self._take_back(device)
         for point in list(self.busy.values()):
             if point.spec.device == device:
                 self.feed(point, LinkUp() if up else LinkDown())
@@ -278,26 +275,6 @@ class Sessions:
                 watch = Watch(goal=order.goal, before=before, began_utc_ns=asked.received_ns)
             point.session = machine.held(spec.name, order, asked, watch, grounds.times(spec), now)
             self._settle(point)
-
-    def take_back(self, selects: Iterable[tuple[Asked, Order]]) -> None:
-        """Selects of an earlier run that a device may still hold: cancelled when it is there, as best we can."""
-        grounds = self._judge.grounds
-        for asked, order in selects:
-            spec = grounds.specs.get(order.point)
-            if spec is not None:
-                self._cancels.setdefault(spec.device, []).append((asked, order))
-        for device in list(self._cancels):
-            if grounds.station.links(device) is Link.UP:
-                self._take_back(device)
-
-    def _take_back(self, device: str) -> None:
-        for asked, order in self._cancels.pop(device, []):
-            spec = self._judge.grounds.specs.get(order.point)
-            if spec is not None:
-                self.spawn(self._taken_back(self._control(spec, order, asked)), f"cancel {spec.name}")
-
-    async def _taken_back(self, control: Control) -> None:
-        await self._reply(Stage.CANCEL, control)  # whatever it says: the select has its outcome
 
     # --- carrying out -----------------------------------------------------------------------------------------------
 
