@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,12 +89,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[str, ...]
 
 
-def load(path: Path) -> Config:
-    """Read and check a configuration and all its point lists.
+class Purpose(Enum):
+    """What a configuration is read for."""
+
+    RUN = auto()
+    """A rights file with mistakes is the desk's: it refuses all commands, and data goes on."""
+    CHECK = auto()
+    """Every mistake is wanted."""
+
+
+def load(path: Path, purpose: Purpose = Purpose.RUN) -> Config:
+    """Read and check a configuration and all its point lists; for a check the rights file too.
 
     Raises ConfigError with every mistake of all files, in the order of the files and their lines.
     """
-    return _Loader(Path(path)).load()
+    return _Loader(Path(path), purpose).load()
 
 
 def named_files(config: Config) -> list[tuple[str, str, str]]:
@@ -111,8 +121,9 @@ def named_files(config: Config) -> list[tuple[str, str, str]]:
 class _Loader:
     """One reading of one configuration; collects mistakes, files and points as it goes."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, purpose: Purpose) -> None:
         self._path = path
+        self._purpose = purpose
         self._folder = path.parent
         self._problems: list[Problem] = []
         self._files: dict[str, bytes] = {}
@@ -207,7 +218,18 @@ class _Loader:
         for key, message in control_settings.check(read):
             self._source.mistake(("control", key), _prefixed(key, message))
         self._select_timeout_s = read.select_timeout_s
-        return self._with_paths(read, ("control",))
+        read = self._with_paths(read, ("control",))
+        if self._purpose is Purpose.CHECK and Path(read.rights_file).is_file():
+            self._rights(Path(read.rights_file))
+        return read
+
+    def _rights(self, path: Path) -> None:
+        from gatewayd.control import identity  # brings cryptography with it
+
+        try:
+            identity.load(path)
+        except ConfigError as error:
+            self._problems += error.mistakes
 
     def _journal(self, table: Mapping[str, Any]) -> JournalSettings:
         read = read_table(self._source, JournalTable, table, ("journal",)) or JournalTable()
@@ -253,6 +275,8 @@ class _Loader:
             if field.endswith("_file") and isinstance(name, str) and "/" in name:
                 changed[field] = str((self._folder / name).absolute())
                 if not Path(changed[field]).is_file():
+                    if field == "rights_file" and self._purpose is Purpose.RUN:
+                        continue
                     self._source.mistake(
                         (*path, field), f"{field}: found {shown(name)}, which is no file; {_FILE_HELP}"
                     )

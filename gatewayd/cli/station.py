@@ -51,7 +51,7 @@ def check(config_path: Path, *, as_json: bool) -> int:
     from gatewayd.engineering import report
 
     try:
-        loaded = config.load(config_path)
+        loaded = config.load(config_path, config.Purpose.CHECK)
     except config.ConfigError as error:
         return say(json.dumps(report.mistakes(error)) if as_json else str(error), 1)
     return say(json.dumps(report.summary(loaded)) if as_json else report.summary_text(loaded), 0)

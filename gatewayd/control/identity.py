@@ -190,7 +190,10 @@ def load(path: Path) -> Rights:
         with path.open("rb") as file:
             data = file.read(MOST_OCTETS + 1)
     except OSError as error:
-        raise ConfigError([Problem(str(path), 1, 1, f"cannot be read: {error.strerror or error}")]) from None
+        hint = (
+            "" if len(path.parts) > 1 else "; a bare name is a systemd credential, ./name a file beside gatewayd.toml"
+        )
+        raise ConfigError([Problem(str(path), 1, 1, f"cannot be read: {error.strerror or error}{hint}")]) from None
     if len(data) > MOST_OCTETS:
         raise ConfigError([Problem(str(path), 1, 1, f"the file is larger than {MOST_OCTETS} octets")])
     return parse(str(path), data)

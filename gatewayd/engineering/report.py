@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gatewayd.config import Config, load
+from gatewayd.config import Config, Purpose, load
 from gatewayd.points.pointlist import STATION
 from gatewayd.points.types import ControlMode, Kind, PointSpec
 from gatewayd.problems import ConfigError
@@ -60,7 +60,7 @@ def summary_text(config: Config) -> str:
 def check_text(path: Path) -> tuple[str, bool]:
     """What `gatewayd check` prints for this configuration, and whether it may be used."""
     try:
-        return summary_text(load(path)), True
+        return summary_text(load(path, Purpose.CHECK)), True
     except ConfigError as error:
         return str(error), False
 
