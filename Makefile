@@ -11,7 +11,7 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak fuzz venv lock lint system-packages clean package package-proof
+.PHONY: help demo test bench soak fuzz venv lock lint system-packages clean package package-proof
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -24,6 +24,7 @@ include packaging/package.mk
 help:
 	@echo "make demo    the gateway with three simulated devices, on this machine alone (DEMO_SECONDS, DEMO_MQTT_PORT)"
 	@echo "make test    format, lint, types, imports and all tests (PYTEST_ARGS)"
+	@echo "make bench   what it costs and how fast it is, with floors to compare with (BENCH chooses: endtoend durable control)"
 	@echo "make soak    the whole station with everything around it going away and coming back: does it grow (SOAK_SECONDS)"
 	@echo "make fuzz    hostile octets to every parser and every protocol stack (FUZZ_SECONDS, FUZZ_TARGET)"
 	@echo "make lint    the same without the tests"
@@ -37,6 +38,12 @@ demo: venv
 
 test: venv system-packages lint
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Figures are printed, nothing is asserted: compare ratios of one run, machines differ.
+BENCH := endtoend durable control
+
+bench: venv system-packages
+	@for part in $(BENCH); do $(BIN)/python -m benchmarks.$$part; done
 
 soak: venv system-packages
 	@$(BIN)/python -m tests.soak --seconds $(or $(SOAK_SECONDS),1800)
