@@ -52,15 +52,22 @@ class Combiner:
         self._waiting: Sample | None = None
         self._last: Sample | None = None
 
-    def update(self, which: Which, sample: Sample, now_mono_ns: int) -> list[Sample]:
+    def partner(self, row: int) -> int:
+        """The other contact's row."""
+        return self.pair.closed if row == self.pair.open else self.pair.open
+
+    def update(self, which: Which, sample: Sample, now_mono_ns: int, *, awaited: bool = False) -> list[Sample]:
         """Take a contact's sample (raw, as the device said it); what the double point is now, oldest first.
+
+        awaited: the other contact's sample of the same moment comes next: half of a change is not a position, and
+        0,0 -> 1,1 is never open or closed on its way.
 
         A position that waits and turns out, by the contacts' own times, to have lasted longer than `settle_ms` is
         told before the new one: so a sequence of events read later is the same as one seen live.
         """
         self._contacts[which.value] = sample
         opened, closed = self._contacts
-        if opened is None or closed is None:
+        if opened is None or closed is None or awaited:
             return []
         out: list[Sample] = []
         waiting = self._waiting

@@ -135,6 +135,7 @@ class Intake:
         # A backlog is old and no less true for it: only what a device reports in the middle of a contact is judged.
         stale_ns = self._contact_ns.get(batch.device, 0) - STALE_NS if up and reported else 0
         self._contact_ns[batch.device] = recv_ns
+        together: set[tuple[int, int]] | None = None
         for sample in batch.samples:
             row = sample.point + shift
             if not stale_ns <= sample.time_ns <= future_ns and not sample.quality & q.RECEIPT:
@@ -143,7 +144,11 @@ class Intake:
                 self.foreign_rows += 1
                 continue
             if row in combiners:
-                self._contact(applied, row, sample, batch, mono_ns)
+                if together is None:
+                    together = self._together(batch, shift)
+                together.discard((row, sample.time_ns))
+                awaited = (combiners[row][0].partner(row), sample.time_ns) in together
+                self._contact(applied, row, sample, batch, mono_ns, awaited=awaited)
                 continue
             if makes_events[row]:
                 self._event(applied, row, sample, recv_ns, reported=reported, historical=not up)
@@ -198,7 +203,13 @@ class Intake:
 
     # ---- double points made of two contacts
 
-    def _contact(self, applied: Applied, row: int, sample: Sample, batch: Batch, mono_ns: int) -> None:
+    def _together(self, batch: Batch, shift: int) -> set[tuple[int, int]]:
+        """Contacts in a batch by row and time: what changed in the same moment is one change of the double point."""
+        return {(row, one.time_ns) for one in batch.samples if (row := one.point + shift) in self._combiners}
+
+    def _contact(
+        self, applied: Applied, row: int, sample: Sample, batch: Batch, mono_ns: int, *, awaited: bool
+    ) -> None:
         combiner, which = self._combiners[row]
         value, bits = self._maps[row](sample.value)
         quality = q.worst(sample.quality, bits) if bits else sample.quality
@@ -214,7 +225,7 @@ class Intake:
             del applied.rows[published:]  # a contact is half of a point: known, never published
         else:
             self._staged[batch.device][row] = own
-        made = combiner.update(which, own, mono_ns)
+        made = combiner.update(which, own, mono_ns, awaited=awaited)
         if combiner.deadline_ns is not None:
             self._settling.add(combiner)
         else:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -192,6 +193,21 @@ def test_two_contacts_make_one_double_point_and_their_image_is_kept() -> None:
     there = points.apply(batch(sample(1, True, at_ms=60), reported=True), mono_ns=60 * MS)
     assert events(there) == [(0, "open", False)]
     assert points.deadline_ns is None
+
+
+@pytest.mark.parametrize("reported", [True, False])
+def test_contacts_that_change_in_the_same_moment_show_no_end_on_the_way(reported: bool) -> None:
+    """0,0 -> 1,1 at once is a fault of the contacts, and no proof that the switch was open."""
+    points = intake(CONTACTS, pairs=[PAIR])
+    points.apply(batch(sample(1, False), sample(2, False)))
+    points.expire(1000 * MS, NOW)
+    both = batch(sample(1, True, at_ms=2000), sample(2, True, at_ms=2000), reported=reported)
+    applied = points.apply(both, mono_ns=2000 * MS)
+    assert (applied.rows, applied.events) == ([], [])
+    assert points.database.states[0].value == "intermediate"
+    assert events(points.expire(2100 * MS, NOW)) == [(0, "bad", False)]
+    one = batch(sample(1, False, at_ms=3000), reported=reported)
+    assert events(points.apply(one, mono_ns=3000 * MS)) == [(0, "closed", False)]
 
 
 def test_a_switch_between_its_ends_is_told_when_it_has_settled_there() -> None:
