@@ -154,6 +154,7 @@ async def test_r1_s5_an_operate_without_select_is_refused(room: Room) -> None:
     assert room.field.calls == []
 
 
+@pytest.mark.case("R2")
 async def test_r2_a_select_lives_exactly_as_long_as_it_says(room: Room) -> None:
     selected = await room.select()
     await room.after(29.999)
@@ -291,6 +292,7 @@ async def test_r9_r16_local_between_select_and_operate_ends_the_select(room: Roo
     assert room.field.calls == []
 
 
+@pytest.mark.case("R10")
 async def test_r10_local_before_the_write_stops_it_and_after_it_does_not(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,6 +334,7 @@ async def test_r12_feedback_before_the_devices_reply_counts(room: Room) -> None:
     assert results(room.of(tx)) == ["accepted ok", "done ok"]
 
 
+@pytest.mark.case("R13")
 async def test_r13_feedback_of_an_older_operation_proves_nothing(room: Room) -> None:
     tx = await room.operated(await room.select())
     room.show(CB, "open", time_ns=room.now - 2 * S)
@@ -351,6 +354,7 @@ async def test_r13_a_sample_received_before_the_write_proves_nothing(room: Room)
     assert (await room.end(tx)).reason is Reason.FEEDBACK_TIMEOUT
 
 
+@pytest.mark.case("R14")
 @pytest.mark.parametrize("quality", [q.SUBSTITUTED, q.TEST, q.QUESTIONABLE, q.INVALID, q.BLOCKED])
 async def test_r14_feedback_that_is_not_good_proves_nothing(room: Room, quality: int) -> None:
     tx = await room.operated(await room.select())
@@ -514,6 +518,7 @@ async def test_r23_expired_and_too_far_ahead(room: Room, ahead_s: float) -> None
     assert (await room.select(expires_ns=room.now + 60 * S)).result is Result.SELECTED
 
 
+@pytest.mark.case("R24")
 async def test_r24_clock_steps_do_not_touch_a_select(room: Room) -> None:
     selected = await room.select()
     for step_s in (3600, -7200):
@@ -530,6 +535,7 @@ async def test_r24_clock_steps_do_not_touch_a_select(room: Room) -> None:
 # --- links, clock, the rest -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("F5")
 async def test_f5_the_link_lost_in_each_state(room: Room) -> None:
     selected = await room.select(BAY)
     room.link("BAY1", Link.DOWN)
@@ -590,6 +596,7 @@ async def test_a_hold_can_be_cleared_by_an_operator(room: Room) -> None:
     assert (await room.done("clear", point=TAP)).detail == "FDR12/TAP was not held"
 
 
+@pytest.mark.case("F14")
 async def test_the_device_drops_the_select_by_itself(room: Room) -> None:
     selected = await room.select(BAY)
     room.desk.progress(f"alice/{selected.tx}", Step(StepKind.UNSELECTED))

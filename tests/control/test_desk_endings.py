@@ -132,6 +132,7 @@ async def test_start_stop_and_crash_are_on_record(room: Room) -> None:
 # --- stop -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("F4")
 async def test_f4_a_stop_in_each_state(room: Room) -> None:
     selected = await room.select(HORN, "on")
     room.field.replies["operate"] = Reply(Verdict.UNKNOWN)
@@ -205,6 +206,7 @@ def disk(room: Room, monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(room, monkeypatch)
 
 
+@pytest.mark.case("F9")
 async def test_f9_a_select_that_cannot_be_journaled_is_refused(room: Room, disk: Disk) -> None:
     disk.full = True
     done = await room.select()
@@ -220,6 +222,7 @@ async def test_f9_a_select_that_cannot_be_journaled_is_refused(room: Room, disk:
     assert room.desk.counters()["not_on_record"] == 0
 
 
+@pytest.mark.case("F9")
 @pytest.mark.parametrize("point", [CB, BAY])
 async def test_f9_an_operate_is_never_sent_without_its_intent(room: Room, disk: Disk, point: str) -> None:
     selected = await room.select(point)
@@ -326,6 +329,7 @@ async def test_a_desk_that_cannot_read_its_journal_refuses_until_it_can(
         await room.close(crash=True)
 
 
+@pytest.mark.case("F10")
 async def test_f10_a_row_that_cannot_be_read_is_unknown_too(room: Room) -> None:
     room.field.hold("operate")
     tx = await room.operate(await room.select())

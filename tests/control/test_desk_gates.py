@@ -178,6 +178,9 @@ async def test_setpoints_and_steps_have_no_position(room: Room) -> None:
 # --- the request itself ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.case("S1")
+@pytest.mark.case("S2")
+@pytest.mark.case("S8")
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
@@ -202,6 +205,7 @@ async def test_s1_s2_s8_what_is_not_fresh_or_not_understood(
     assert (await room.end(tx)).reason is Reason.OK
 
 
+@pytest.mark.case("S4")
 async def test_s4_a_captured_select_is_refused_when_its_tx_is_forgotten(room: Room) -> None:
     request = room.request("select", point=CB, value="open")
     await room.desk.request(request)
@@ -216,6 +220,7 @@ async def test_s4_a_captured_select_is_refused_when_its_tx_is_forgotten(room: Ro
     assert not room.desk._answers.seen._recorded
 
 
+@pytest.mark.case("S5")
 async def test_s5_guessing_is_counted_recorded_up_to_a_rate_and_said_once(
     room: Room, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -334,6 +339,7 @@ async def test_s6_s10_rights_by_role_area_and_point(tmp_path: Path) -> None:
         assert "+ alice: roles OPERATOR; areas riverside; points BAY1/*" in said["changes"][0]
 
 
+@pytest.mark.case("S7")
 async def test_s7_the_signature_and_the_topic_must_agree(tmp_path: Path) -> None:
     file, key = rights(tmp_path)
     async with opened(tmp_path / "state", rights_file=file, require_signature=True) as room:
@@ -358,6 +364,7 @@ async def test_s7_the_signature_and_the_topic_must_agree(tmp_path: Path) -> None
         assert (await room.select(**good)).result is Result.SELECTED
 
 
+@pytest.mark.case("S9")
 async def test_s9_a_right_that_is_taken_away_takes_the_select_with_it(tmp_path: Path) -> None:
     file, _ = rights(tmp_path)
     async with opened(tmp_path / "state", rights_file=file) as room:

@@ -661,6 +661,7 @@ def run_histories(machine_class: type[Histories], examples: int, **more: Any) ->
     )  # fmt: skip
 
 
+@pytest.mark.case("F16")
 @pytest.mark.timeout(7200 if LONG else 120)
 @pytest.mark.parametrize("machine_class", [Histories, HistoriesAtDevice])
 def test_the_rules_hold_in_random_histories(machine_class: type[Histories]) -> None:

@@ -126,6 +126,8 @@ async def test_one_octet_of_index_where_the_device_wants_it() -> None:
         assert rtu.requests[-1].objects[:3] == bytes((12, 1, 0x28))
 
 
+@pytest.mark.case("R19")
+@pytest.mark.case("R20")
 async def test_no_request_comes_between_select_and_operate() -> None:
     async with standing(event_poll_s=0.05) as (rtu, driver, _):
         ms = time.time_ns() // 1_000_000
@@ -147,6 +149,7 @@ def status(code: int) -> Callable[[Request], Answer]:
     return lambda request: Answer(request.objects[:-1] + bytes((code,)))
 
 
+@pytest.mark.case("N14")
 @pytest.mark.parametrize("stage", [Function.SELECT, Function.OPERATE, Function.DIRECT_OPERATE])
 async def test_every_status_code_at_every_stage(stage: Function) -> None:
     async with standing() as (rtu, driver, _):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from gatewayd.control.types import StepKind, Verdict
 from gatewayd.points.types import Kind
 from gatewayd.protocols.iec61850 import control
@@ -9,6 +11,7 @@ from tests.protocols.iec61850.support import Watch, command, commanded, device, 
 NAME = "GGIO1.SPCSO4"
 
 
+@pytest.mark.case("N15")
 async def test_all_28_add_causes_at_select_at_oper_and_at_termination():
     watch = Watch()
     async with (

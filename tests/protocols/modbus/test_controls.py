@@ -162,6 +162,7 @@ async def test_a_command_goes_before_the_rest_of_a_poll():
         (0x0A, Verdict.REFUSED, Reason.DEVICE_OFFLINE), (0x0B, Verdict.UNKNOWN, Reason.UNKNOWN),
     ],
 )  # fmt: skip
+@pytest.mark.case("N16")
 async def test_every_exception_has_its_reason_and_is_never_tried_again(row: int, code: int, verdict, reason):
     watch = Watch()
     async with ModbusMeter() as meter, driving(device(meter.port, POINTS), watch) as (driver, task):
@@ -378,6 +379,7 @@ async def test_the_end_of_a_pulse_is_the_only_write_that_repeats(monkeypatch: py
         assert watch.steps == []
 
 
+@pytest.mark.case("F15")
 @pytest.mark.parametrize(("answer", "code"), [(lambda a: [a.exception(4)], 4), (lambda _: [CLOSE], 0)])
 async def test_a_pulse_that_cannot_be_ended_is_told(answer, code: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(execution, "RESET_EVERY_S", 0.02)
