@@ -55,6 +55,8 @@ def files(source: Path, tree: Path, *, version: str, epoch: int, sbom: str, lice
         "etc/gatewayd.toml": "etc/gatewayd/gatewayd.toml",
         "etc/points": "etc/gatewayd/points",
         "etc/demo": f"{EXAMPLES}/demo",
+        "etc/mosquitto": f"{EXAMPLES}/mosquitto",
+        "etc/rights.toml": f"{EXAMPLES}/rights.toml",
         "etc/prometheus/alerts.yml": f"{EXAMPLES}/prometheus/alerts.yml",
         "etc/grafana/gatewayd.json": f"{EXAMPLES}/grafana/gatewayd.json",
         "README.md": f"{DOC}/README.md",

@@ -320,10 +320,9 @@ async def test_an_unknown_point_or_an_unsound_name_is_shown_to_nobody_else(broke
 
 
 def documented_acl() -> list[str]:
-    """The ACL of docs/mqtt.md, for this station."""
-    text = (Path(__file__).parents[2] / "docs" / "mqtt.md").read_text(encoding="utf-8")
-    block = text.partition("# mosquitto: acl_file\n")[2].partition("```")[0]
-    return [line.replace("gw/riverside", BASE).replace("gw-riverside", "gw") for line in block.splitlines()]
+    """The ACL of etc/mosquitto, for this station."""
+    text = (Path(__file__).parents[2] / "etc" / "mosquitto" / "gatewayd.acl").read_text(encoding="utf-8")
+    return [line.replace("gw/riverside", BASE).replace("gw-riverside", "gw") for line in text.splitlines()]
 
 
 async def test_the_documented_acl_keeps_operators_apart(tmp_path):
