@@ -121,9 +121,10 @@ def test_ci_runs_make_test() -> None:
 # --- example stations -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "etc").rglob("gatewayd.toml")), ids=lambda path: str(path.relative_to(ROOT))
-)
+STATIONS = sorted((ROOT / "etc").rglob("gatewayd.toml"))
+
+
+@pytest.mark.parametrize("path", STATIONS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_station_in_etc_loads(path: Path) -> None:
     assert load(path).points
 
