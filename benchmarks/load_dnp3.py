@@ -31,7 +31,7 @@ CLASS_1, RESTART, OVERFLOW = 0x0002, 0x0080, 0x0800
 EVENTS_A_FRAGMENT = 150
 VALUES_A_FRAGMENT = 400
 CONFIRM_WITHIN_S = 10.0
-TICK_S = 0.01
+DRAIN_TICK_S = 0.01
 EVENT = struct.Struct("<HBiIH")
 """Index, flags, value, time in ms (low 32 bits, high 16)."""
 
@@ -162,8 +162,8 @@ class LoadOutstation:
             self._writer.write(link.build(control, 1, 10, payload))
 
 
-async def produce(outstations: list[LoadOutstation], rate: float, seconds: float) -> None:
-    """Events at a rate, in equal shares, for some time."""
+async def produce(outstations: list[LoadOutstation], rate: float, seconds: float, tick_s: float) -> None:
+    """Events at a rate, in equal shares, for some time; those of a tick happen at once."""
     began = time.monotonic()
     made = 0
     while (passed := time.monotonic() - began) < seconds:
@@ -177,7 +177,7 @@ async def produce(outstations: list[LoadOutstation], rate: float, seconds: float
             else:
                 outstation.report()
         made = due
-        await asyncio.sleep(TICK_S)
+        await asyncio.sleep(tick_s)
 
 
 async def drain(outstations: list[LoadOutstation], within_s: float) -> None:
@@ -186,7 +186,7 @@ async def drain(outstations: list[LoadOutstation], within_s: float) -> None:
     while time.monotonic() < deadline and any(one.confirmed + one.overflowed < one.made for one in outstations):
         for outstation in outstations:
             outstation.report()
-        await asyncio.sleep(TICK_S)
+        await asyncio.sleep(DRAIN_TICK_S)
 
 
 async def main(given: argparse.Namespace) -> None:
@@ -199,7 +199,7 @@ async def main(given: argparse.Namespace) -> None:
     print(json.dumps({"ports": ports, "points": given.points, "local_address": 1, "remote_address": 10}), flush=True)
     await asyncio.to_thread(sys.stdin.readline)
     began = time.monotonic()
-    await produce(outstations, given.rate, given.seconds)
+    await produce(outstations, given.rate, given.seconds, given.tick)
     produced_s = time.monotonic() - began
     await drain(outstations, given.drain)
     offered = {
@@ -223,6 +223,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--outstations", type=int, default=20)
     parser.add_argument("--points", type=int, default=500, help="analog inputs of each outstation")
     parser.add_argument("--rate", type=float, default=10_000, help="events a second, all outstations together")
+    parser.add_argument("--tick", type=float, default=0.01, help="events happen so many seconds apart, all due at once")
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--buffer", type=int, default=100_000, help="events an outstation keeps")
     parser.add_argument("--drain", type=float, default=30, help="seconds to wait for the last confirm")

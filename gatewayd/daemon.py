@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from gatewayd import __version__, certificates, clock, health, inquiry
+from gatewayd import __version__, certificates, clock, health, heap, inquiry
 from gatewayd.config import Config, ConfigError, load, named_files
 from gatewayd.config_tables import listening
 from gatewayd.control.desk import Desk, Station
@@ -64,6 +64,7 @@ async def run(config_path: Path, *, in_process: bool = False, log_level: str = "
         log.error("the configuration has mistakes", mistakes=len(error.mistakes), file=str(config_path))
         return 1
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    heap.keep()
     try:
         journal = await asyncio.to_thread(open_journal, config)
     except JournalError as error:

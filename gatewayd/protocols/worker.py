@@ -23,7 +23,7 @@ from collections.abc import Callable, Coroutine
 
 import structlog
 
-from gatewayd import failpoint, log
+from gatewayd import failpoint, heap, log
 from gatewayd.control.types import Step
 from gatewayd.points.types import Batch, Cursor, Link, Sample
 from gatewayd.protocols import registry, wedged, wire
@@ -245,6 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     wedged.in_worker()
     # Samples are many, short-lived and hold no cycles: collecting them early costs up to a quarter of the CPU.
     gc.set_threshold(*GC_THRESHOLD)
+    heap.keep()
     sock = socket.socket(fileno=given.fd)
     sock.setblocking(False)
     end_with(sock)

@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import ctypes
 import resource
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -23,6 +24,9 @@ from gatewayd.protocols.dnp3.config import Options
 from gatewayd.protocols.driver import DeviceFault
 
 T = TypeVar("T")
+
+SWITCH_INTERVAL_S = 0.0005
+"""opendnp3's threads ask for the GIL several times a fragment, from a loop that is busy; Python's 5 ms would add up."""
 
 LONGEST_FRAGMENT = 8192
 """Octets of a fragment from an outstation at most. The standard's default is 2048; some send more."""
@@ -53,6 +57,7 @@ class _Managers:
                 return self._idle.pop()
             if not self._all:
                 _raise_file_limit()
+                sys.setswitchinterval(SWITCH_INTERVAL_S)
                 atexit.register(self._end)
             manager = dnp3.DNP3Manager(1)
             self._all.append(manager)

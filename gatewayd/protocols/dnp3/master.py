@@ -140,14 +140,15 @@ class Master:
         except RuntimeError:
             self._let_go()
 
-    def _deliver(self, fragment: Fragment) -> None:
+    def _deliver(self, fragment: Fragment) -> int:
         self._waiting.add(fragment)
         self.soon(self.inbox.put_nowait, fragment)
         if self._stopped:  # looked at after adding: either this or `_let_go` sees it
             fragment.let_go()
+        return len(self._waiting)
 
     def taken(self, fragment: Fragment) -> None:
-        """The core has it: its callback returns, and opendnp3 confirms it."""
+        """The core has it: its callback returns, where it waits, and opendnp3 confirms it."""
         self._waiting.discard(fragment)
         fragment.let_go()
 
