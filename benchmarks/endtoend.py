@@ -1,6 +1,6 @@
 """What the whole gateway costs and how fast it is: field device -> worker -> core -> mosquitto -> subscriber.
 
-    python -m benchmarks.endtoend [iec61850] [dnp3] [dnp3-events] [modbus] [start] [--seconds 10] [--no-retain]
+    python -m benchmarks.endtoend [iec61850] [dnp3] [dnp3-bursts] [dnp3-events] [modbus] [start] [--seconds 10] [--no-retain]
 
 Each scenario starts a load generator, a mosquitto and the daemon as processes of their own, and prints one table:
 values delivered and lost, latency, CPU of every process (from /proc, over the measured seconds), memory. It asserts
@@ -354,17 +354,23 @@ async def iec61850(folder: Path, seconds: float, *, retain: bool) -> None:
 
 async def dnp3(folder: Path, seconds: float, *, retain: bool) -> None:
     """20 outstations of 500 analog inputs, 10,000 unsolicited events/s with time, as measurements."""
-    await _dnp3(folder, seconds, retain=retain, event=False)
+    await _dnp3(folder, seconds, retain=retain, event=False, tick_s=0.01)
+
+
+async def dnp3_bursts(folder: Path, seconds: float, *, retain: bool) -> None:
+    """The same, 50 events at a time, as outstations do that gather for a tenth of a second."""
+    await _dnp3(folder, seconds, retain=retain, event=False, tick_s=0.1)
 
 
 async def dnp3_events(folder: Path, seconds: float, *, retain: bool) -> None:
-    """The same, every one of them numbered and on disk before it is confirmed."""
-    await _dnp3(folder, seconds, retain=retain, event=True)
+    """10,000 events/s, every one of them numbered and on disk before it is confirmed."""
+    await _dnp3(folder, seconds, retain=retain, event=True, tick_s=0.01)
 
 
-async def _dnp3(folder: Path, seconds: float, *, retain: bool, event: bool) -> None:
+async def _dnp3(folder: Path, seconds: float, *, retain: bool, event: bool, tick_s: float) -> None:
     outstations, points, rate = 20, 500, 10_000
-    words = ("--outstations", outstations, "--points", points, "--rate", rate, "--seconds", seconds, "--linger", 60)
+    words = ("--outstations", outstations, "--points", points, "--rate", rate, "--seconds", seconds)
+    words += ("--tick", tick_s, "--linger", 60)
     load = await Load.start("load_dnp3", *words)
     rows = {
         f"d{d}.csv": "point,kind,address,event\n"
@@ -395,6 +401,7 @@ async def _dnp3(folder: Path, seconds: float, *, retain: bool, event: bool) -> N
             )
             lines = [
                 f"offered {made} events in {offered['seconds']:.1f} s, confirmed {sum(offered['confirmed'])}",
+                f"in {offered['fragments']} fragments ({offered['fragments'] / offered['seconds']:,.0f}/s)",
                 f"at the outstations: {offered['overflowed']} lost to full buffers, {offered['retries']} retries",
                 f"delivered {len(seen)} ({len(seen) / offered['seconds']:,.0f}/s), lost {lost}, twice {repeated}",
                 "from the device's time (whole ms), " + latency(list(seen.values())),
@@ -510,7 +517,14 @@ def _retained(retain: bool) -> str:
     return "with retained points" if retain else "without retained points"
 
 
-SCENARIOS = {"iec61850": iec61850, "dnp3": dnp3, "dnp3-events": dnp3_events, "modbus": modbus, "start": start}
+SCENARIOS = {
+    "iec61850": iec61850,
+    "dnp3": dnp3,
+    "dnp3-bursts": dnp3_bursts,
+    "dnp3-events": dnp3_events,
+    "modbus": modbus,
+    "start": start,
+}
 
 
 async def main(arguments: list[str] | None = None) -> None:

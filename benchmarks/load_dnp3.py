@@ -51,7 +51,7 @@ class LoadOutstation:
         self._writer: asyncio.StreamWriter | None = None
         self._enabled = False
         self._iin = RESTART
-        self.made = self.confirmed = self.overflowed = self.retries = 0
+        self.made = self.confirmed = self.fragments = self.overflowed = self.retries = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
@@ -116,6 +116,7 @@ class LoadOutstation:
         for _ in range(min(self._offered_now, len(self._waiting))):
             self._waiting.popleft()
         self.confirmed += self._offered_now
+        self.fragments += 1
         self._offered_now = 0
         self._iin &= ~OVERFLOW
         self.report()
@@ -206,6 +207,7 @@ async def main(given: argparse.Namespace) -> None:
         "seconds": round(produced_s, 3),
         "made": [one.made for one in outstations],
         "confirmed": [one.confirmed for one in outstations],
+        "fragments": sum(one.fragments for one in outstations),
         "overflowed": sum(one.overflowed for one in outstations),
         "retries": sum(one.retries for one in outstations),
         "confirmed_after_s": round(time.monotonic() - began, 3),
