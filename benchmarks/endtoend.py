@@ -1,6 +1,7 @@
 """What the whole gateway costs and how fast it is: field device -> worker -> core -> mosquitto -> subscriber.
 
-    python -m benchmarks.endtoend [iec61850] [dnp3] [dnp3-bursts] [dnp3-events] [modbus] [start] [--seconds 10] [--no-retain]
+    python -m benchmarks.endtoend [iec61850] [dnp3] [dnp3-bursts] [dnp3-events] [modbus] [start] [--seconds 10]
+                                  [--no-retain]
 
 Each scenario starts a load generator, a mosquitto and the daemon as processes of their own, and prints one table:
 values delivered and lost, latency, CPU of every process (from /proc, over the measured seconds), memory. It asserts
