@@ -7,7 +7,7 @@ import sys
 import click
 
 from gatewayd import __version__
-from gatewayd.cli import command, journal, security, station, tagging, watching
+from gatewayd.cli import command, doctor, journal, security, station, tagging, watching
 from gatewayd.cli.options import INTERRUPTED
 
 USAGE = 64
@@ -20,7 +20,7 @@ def cli() -> None:
     """A substation gateway: DNP3, IEC 61850 and Modbus devices onto MQTT, and select-before-operate back.
 
     \b
-    On the gateway:   check, points, certs, journal, audit, keys, run
+    On the gateway:   check, doctor, points, certs, journal, audit, keys, run
     At a console:     watch, status, explain, control, sweep, tag, inhibit, clear
                       (they talk to the broker, wherever it is)
     To try it:        demo
@@ -29,7 +29,7 @@ def cli() -> None:
 
 COMMANDS: tuple[click.Command, ...] = (
     station.run, station.check, station.points, station.certs,
-    journal.journal,
+    journal.journal, doctor.doctor,
     security.audit, security.keys,
     watching.watch, watching.explain, watching.status,
     command.control, command.sweep, command.clear, tagging.tag, tagging.inhibit,
