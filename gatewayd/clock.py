@@ -69,6 +69,21 @@ def state() -> ClockState:
     return ClockState(synchronised, timex.maxerror / 1000, timex.esterror / 1000)
 
 
+EARLIEST_NS = 1_735_689_600_000_000_000
+"""2025-01-01: before this program existed no clock of it can have been right."""
+
+
+def trouble(now: ClockState, utc_ns: int) -> str:
+    """What is wrong with the gateway's clock, and what follows from it; "" where nothing is."""
+    follows = "direct commands are refused and devices get no time"
+    if utc_ns < EARLIEST_NS:
+        day = time.strftime("%Y-%m-%d", time.gmtime(utc_ns // 1_000_000_000))
+        return f"the clock of this machine says {day}, which cannot be: {follows}, certificates may seem not valid yet"
+    if now.synchronised is None:
+        return f"the kernel does not say whether the clock of this machine is in step: {follows}"
+    return "" if now.synchronised else f"the clock of this machine is not in step with any other: {follows}"
+
+
 def counters() -> dict[str, float]:
     """The state as numbers, for health and metrics: synchronised is 1 only where the kernel says so."""
     now = state()

@@ -21,6 +21,7 @@ from gatewayd.config_tables import listening
 from gatewayd.control.desk import Desk, Station
 from gatewayd.control.types import Control, Reply, Request
 from gatewayd.datapath import DataPath
+from gatewayd.log import Trouble
 from gatewayd.log import counters as log_counters
 from gatewayd.mqtt import contract
 from gatewayd.mqtt.commands import Commands
@@ -322,10 +323,16 @@ class Daemon:
         return {"version": __version__, "gateway": self.config.gateway.name, "config": self.config.sha256}
 
     async def _watch_clock(self) -> None:
+        said = Trouble(log)
         while True:
             now = clock.moment()
             step_ns = self._steps.check(now.utc_ns, now.mono_ns)
-            synchronised = clock.state().synchronised
+            state = clock.state()
+            synchronised = state.synchronised
+            if why := clock.trouble(state, now.utc_ns):
+                said.broke("clock", why)
+            else:
+                said.healed("clock", "the clock of this machine is in step")
             if step_ns:
                 log.warning("the clock of this machine was moved", step_s=step_ns / 1e9)
                 self.datapath.clock_stepped(step_ns)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import pwd
 import sqlite3
 import time
 import uuid
@@ -98,6 +99,7 @@ def _crowded(directory: Path) -> bool:
 def _lock(directory: Path) -> int:
     try:
         directory.mkdir(parents=True, exist_ok=True, mode=0o750)
+        _check_owner(directory)
         lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     except OSError as error:
         raise JournalError(f"{directory}: {error.strerror}; the journal must be able to write there") from error
@@ -108,6 +110,33 @@ def _lock(directory: Path) -> int:
         message = f"{directory}: the journal is in use by another gatewayd; one process at a time is allowed"
         raise JournalError(message) from error
     return lock
+
+
+def _check_owner(directory: Path) -> None:
+    """Refuse what belongs to somebody else and cannot be written. Raises JournalError.
+
+    A backup that was restored by root is like that. SQLite would open it for reading, and we would run without a
+    journal that takes anything.
+    """
+    names = ("", LOCK, schema.FILE, f"{schema.FILE}-wal", f"{schema.FILE}-shm", ballast.NAME, highwater.NAME)
+    for path in (directory / name for name in names):
+        if (
+            os.access(path, os.F_OK)
+            and not os.access(path, os.R_OK | os.W_OK)
+            and (owner := path.stat()).st_uid != os.geteuid()
+        ):
+            us, them = _user(os.geteuid()), _user(owner.st_uid)
+            raise JournalError(
+                f"{path} belongs to {them}, mode {owner.st_mode & 0o7777:04o}, and {us} cannot write it; "
+                f"the journal must belong to whom the gateway runs as: chown -R {us}: {directory}"
+            )
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _open(directory: Path, lock: int, now_ns: Callable[[], int]) -> Opened:
