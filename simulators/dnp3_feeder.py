@@ -10,7 +10,8 @@ Outstation 10, master 1. Points:
     CT:0 operations of the breaker   1 energy, tens of kWh   BO:2 and BO:4, AO:1: what was last commanded
     CROB:2 trip/close   4 latch: reclosing   5 pulse: lockout reset   6 raise/lower: tap   AO:1 pick-up current
 
-Binary events in class 1, analog events in class 2, with time; unsolicited responses; SELECT and OPERATE. In tests:
+Events with time: binaries in class 1, analogs in class 2, counters in class 3; unsolicited responses; SELECT and
+OPERATE. In tests:
 
     async with Dnp3Feeder() as rtu:
         rtu.refuse_select["CROB:2"] = CommandStatus.LOCAL
@@ -28,7 +29,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from py1815 import objects
 from py1815.application import ObjectHeader, QualifierCode
@@ -47,6 +48,7 @@ CLOSE_PULSE, TRIP_PULSE, PULSE, LATCH_ON, LATCH_OFF = 0x41, 0x81, 0x01, 0x03, 0x
 SETPOINT_RANGE = (1000, 6300)
 TAPS = (1, 19)
 DEADBANDS = {0: 5.0, 1: 10.0, 2: 25.0, 3: 25.0}
+COUNTER_EVENT = 22
 LARGEST_BLOCK = 64
 """Objects of one block at most, so that any response can be cut into fragments."""
 
@@ -65,10 +67,20 @@ class Write:
 
 
 class FeederSession(Session):
-    """A session that can be struck dumb (what comes in is lost, nothing goes out) or lose one answer."""
+    """A session that can be struck dumb (what comes in is lost, nothing goes out) or lose one answer.
+
+    It has counter events (group 22): py1815 has those of frozen counters only (group 23), which are the same octets.
+    """
 
     dumb = False
     lost_answer = False
+
+    def _event_blocks(self, chosen: Any, headers: Any) -> Any:
+        blocks = super()._event_blocks(chosen, headers)
+        for block in blocks:
+            if block.group == objects.GROUP_FROZEN_COUNTER_EVENT:
+                block.group = COUNTER_EVENT
+        return blocks
 
     def receive(self, data: bytes) -> bytes:
         """The octets to send for those that came."""
@@ -212,6 +224,7 @@ class Dnp3Feeder:
             self.buffers.prime_binary(index, BinaryPoint(state))
         for index, value in enumerate(self.analogs()):
             self.buffers.prime_analog(index, AnalogPoint(value))
+        self._counted = self.counters()
 
     def report(self) -> None:
         """Make events of what has changed, with the time of now, and report them."""
@@ -227,6 +240,11 @@ class Dnp3Feeder:
                 deadband=DEADBANDS.get(index, 0.0),
                 timestamp_ms=now_ms,
             )
+        counted, self._counted = self._counted, self.counters()
+        for index, (before, count) in enumerate(zip(counted, self._counted, strict=True)):
+            if count != before:
+                point = CounterPoint(count)
+                self.buffers.record_frozen_counter(index, point, event_class=EventClass.CLASS_3, timestamp_ms=now_ms)
         if self._server is not None and self.buffers.recorded != recorded:
             self._server.notify()
 

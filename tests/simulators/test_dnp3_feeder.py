@@ -58,6 +58,7 @@ async def test_a_trip_by_sbo_is_seen_at_the_contacts_and_the_current() -> None:
             await until(lambda: watch.values(opened, reported=True) == [True], what="52b")
             await until(lambda: watch.values(closed, reported=True) == [False], what="52a")
             await until(lambda: 0.0 in watch.values(rows["FDR12/MMXU/I"], reported=True), what="no current")
+            await until(lambda: watch.values(rows["FDR12/CB/OPS"], reported=True) == [1], what="the operation counted")
             assert rtu.feeder.breaker == OPEN
             assert [(w.function, w.point, w.value, w.on_ms) for w in rtu.writes] == [
                 ("SELECT", "CROB:2", 0x81, 250), ("OPERATE", "CROB:2", 0x81, 250),
