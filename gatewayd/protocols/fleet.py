@@ -103,7 +103,7 @@ class Fleet:
         """Devices that share a line (serial, or one connection for several units) stay together; others by name."""
         if device.serial is not None:
             key = device.serial.port
-        elif device.framer == "rtu-over-tcp" or device.options.get("one_connection"):
+        elif device.protocol == "dnp3" or device.framer == "rtu-over-tcp" or device.options.get("one_connection"):
             key = f"{device.host}:{device.port}"
         else:
             key = device.name

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from gatewayd.control.reasons import Reason
@@ -149,6 +150,11 @@ async def test_devices_of_one_line_share_a_worker() -> None:
         await fleet.configure([*bus, *own, *free])
         assert len({fleet._group_of[one.name].name for one in [*bus, *own]}) == 1
         assert len({fleet._group_of[one.name].name for one in free}) > 1
+    core = FakeCore()
+    async with sailing(core, in_process=True, shards={"dnp3": 4}) as fleet:
+        behind_one_port = [msgspec.structs.replace(device(f"R{n}", row=n), protocol="dnp3") for n in range(8)]
+        await fleet.configure(behind_one_port)
+        assert len({fleet._group_of[one.name].name for one in behind_one_port}) == 1
 
 
 # ---- culprits, pure
