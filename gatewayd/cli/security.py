@@ -38,7 +38,7 @@ def audit() -> None:
 @click.option("--last", default=50, show_default=True, help="So many at most; 0 is all.")
 @click.option("--who", default="", help="Only this operator's.")
 @click.option("--point", default="", help="Only of this point.")
-@click.option("--what", default="", help="Only this kind: select, outcome, refusal, tag-set, rights, start, crash …")
+@click.option("--what", default="", help="Only this kind: select, outcome, refused, tag-set, rights, start, crash …")
 @click.option("--json", "as_json", is_flag=True, help="The records as they are stored, one JSON object a line.")
 @config_option
 @state_option
