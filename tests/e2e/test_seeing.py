@@ -3,17 +3,51 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.brokers import until
-from tests.e2e.station import BREAKERS, ROOT, Gateway, whole_station
+from tests.brokers import free_port, until
+from tests.e2e.station import BREAKERS, ROOT, Gateway, children, whole_station
 from tests.test_log import FakeJournal
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a /run of its own needs root")
+
+
+def listening(pids: list[int]) -> set[str]:
+    """Local addresses at which any of these processes listens (TCP), or is bound (UDP, raw)."""
+    inodes = set()
+    for pid in pids:
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                inodes.add(os.readlink(link))
+    found = set()
+    for table in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6"):
+        for line in Path(f"/proc/{pids[0]}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if f"socket:[{fields[9]}]" in inodes and (fields[3] == "0A" or not table.startswith("tcp")):
+                found.add(f"{table} port {int(fields[1].rpartition(':')[2], 16)}")
+    return found
+
+
+async def test_nothing_listens_unless_it_is_configured(tmp_path: Path) -> None:
+    port = free_port()
+    async with whole_station(tmp_path) as station:
+        for _ in range(20):  # while it works, too
+            assert listening([station.gateway.pid, *children(station.gateway.pid)]) == set()
+            await asyncio.sleep(0.05)
+        answer = await station.operator.sbo(BREAKERS["FDR12"], "open")
+        assert answer["reason"] == "ok"
+        assert listening([station.gateway.pid, *children(station.gateway.pid)]) == set()
+        assert await station.gateway.stop() == 0
+        config = station.gateway.config
+        config.write_text(f'{config.read_text()}\n[metrics]\nlisten = "127.0.0.1:{port}"\n')
+        await station.gateway.start()
+        await until(lambda: "metrics are served" in station.gateway.log, station.gateway.log)
+        assert listening([station.gateway.pid, *children(station.gateway.pid)]) == {f"tcp port {port}"}
 
 
 class Journaled(Gateway):
