@@ -23,7 +23,7 @@ def listening(pids: list[int]) -> set[str]:
     for pid in pids:
         for link in Path(f"/proc/{pid}/fd").iterdir():
             with contextlib.suppress(OSError):  # closed meanwhile
-                inodes.add(os.readlink(link))
+                inodes.add(str(link.readlink()))
     found = set()
     for table in ("tcp", "tcp6", "udp", "udp6", "raw", "raw6"):
         for line in Path(f"/proc/{pids[0]}/net/{table}").read_text().splitlines()[1:]:
