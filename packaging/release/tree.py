@@ -61,6 +61,7 @@ def files(source: Path, tree: Path, *, version: str, epoch: int, sbom: str, lice
         "etc/grafana/gatewayd.json": f"{EXAMPLES}/grafana/gatewayd.json",
         "README.md": f"{DOC}/README.md",
         "CHANGELOG.md": f"{DOC}/CHANGELOG.md",
+        "SECURITY.md": f"{DOC}/SECURITY.md",
         "systemd/README.md": f"{DOC}/systemd/README.md",
         "packaging/README.md": f"{DOC}/packaging/README.md",
         "docs": f"{DOC}/docs",
