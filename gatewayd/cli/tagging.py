@@ -44,13 +44,15 @@ def tag_list(where: str, **options: Any) -> int:
 
 
 @tag.command("set", short_help="Hang one.")
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
 @click.argument("where")
 @NOTE
 @JSON
 @operator_options
 def tag_set(kind: str, where: str, note: str, **options: Any) -> int:
-    """Hang a tag of this KIND on WHERE: a point's name, bay/BAY, device/DEVICE or gateway.
+    """Hang a tag on WHERE: a point's name, bay/BAY, device/DEVICE or gateway.
+
+    KIND is information, caution, control-inhibit or personal-lock.
 
     \b
     gatewayd tag set personal-lock bay/F12 --note 'earthing at DS'

@@ -16,7 +16,7 @@ import msgspec
 
 from gatewayd.console.operator import ANSWER_S, Answer, Desk, Exit, Place, Points, Stop, answer_text, at_desk, online
 from gatewayd.console.terminal import ask_line
-from gatewayd.console.view import Entry, Filter, Row
+from gatewayd.console.view import Entry, Filter, Row, value_text
 from gatewayd.control.reasons import Effect, Reason
 from gatewayd.points.types import Value
 from gatewayd.problems import printable
@@ -52,7 +52,7 @@ async def sweep(place: Place, patterns: Sequence[str], *, yes: bool, test: bool,
                 await _agreed(desk, names)
             for name in names:
                 found.append(await _try(desk, name, test=test))
-                _show(found[-1], as_json=as_json)
+                _show(found[-1], desk.view.catalog[name], as_json=as_json)
     except Stop as stop:
         print(f"gatewayd sweep: {stop}", file=sys.stderr)
         return stop.status
@@ -151,10 +151,10 @@ def summary(found: Sequence[Finding]) -> str:
     return ", ".join(parts)
 
 
-def _show(one: Finding, *, as_json: bool) -> None:
+def _show(one: Finding, entry: Entry, *, as_json: bool) -> None:
     if as_json:
         print(msgspec.json.encode(one).decode(), flush=True)
         return
     mark = "ok     " if one.passed else "REFUSED"
-    value = {True: "on", False: "off"}[one.value] if isinstance(one.value, bool) else one.value
-    print(f"{mark} {one.point:<24} -> {value!s:<8} {one.protocol:<9} {one.text}", flush=True)
+    value = value_text(one.value, entry)
+    print(f"{mark} {one.point:<24} -> {value:<8} {one.protocol:<9} {one.text}", flush=True)

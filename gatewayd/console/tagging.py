@@ -124,8 +124,9 @@ def _told(answer: Answer, done: str, *, as_json: bool) -> Exit:
         print(msgspec.json.encode(_bare(answer)).decode())
     else:
         detail = printable(answer.detail)
-        refused = f"refused: {reason_text(answer.reason)}{f': {detail}' if detail else ''}"
-        print(f"{done}: {detail}" if fine and answer.tag else done if fine else refused)
+        refused = f"refused ({answer.reason}): {detail}" if detail else f"refused: {reason_text(answer.reason)}"
+        told = f"{done}: {detail}" if answer.tag else detail or done
+        print(told if fine else refused)
     return Exit.OK if fine else Exit.REFUSED
 
 

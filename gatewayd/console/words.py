@@ -9,7 +9,7 @@ from gatewayd.control.reasons import Effect, Reason
 
 REASONS: dict[Reason, str] = {
     Reason.OK: "carried out, and seen in the field",
-    Reason.ACCEPTED_UNSUPERVISED: "the device accepted it; no feedback is configured that could prove it",
+    Reason.ACCEPTED_UNSUPERVISED: "the device accepted it; there is no feedback that could prove it",
     Reason.ALREADY_IN_POSITION: "it is already there",
     Reason.BAD_REQUEST: "the request was not understood",
     Reason.UNSUPPORTED: "this point or device does not take such a command",

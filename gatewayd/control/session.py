@@ -306,10 +306,7 @@ def _operate_replied(s: Session, reply: Reply, now: int) -> Stepping:
 def _device_accepted(s: Session, reply: Reply, now: int) -> Stepping:
     watched = s.watch is not None and s.watch.provable
     if not watched and not reply.termination:
-        detail = "it was at the target before, so the feedback proves nothing" if s.watch is not None else ""
-        return _end(
-            s, Reason.ACCEPTED_UNSUPERVISED, Effect.POSSIBLE, State.IDLE, now, native=reply.native, detail=detail
-        )  # 19
+        return _unsupervised(s, now, reply.native)  # 19
     begun = _accepted_once(s, reply.native)
     s = msgspec.structs.replace(
         s,
@@ -321,6 +318,14 @@ def _device_accepted(s: Session, reply: Reply, now: int) -> Stepping:
     )
     s, rest = _supervise(s, now)  # 18; what was seen before the reply counts
     return s, [*begun, *rest]
+
+
+def _unsupervised(s: Session, now: int, native: Native | None) -> Stepping:
+    """The device took it, and nothing in the field can show it."""
+    detail = "it was at the target before, so the feedback proves nothing" if s.watch is not None else ""
+    if s.order is not None and s.order.test:
+        detail = "a test: nothing is expected to move"
+    return _end(s, Reason.ACCEPTED_UNSUPERVISED, Effect.POSSIBLE, State.IDLE, now, native=native, detail=detail)
 
 
 def _accepted_once(s: Session, native: Native | None) -> list[Action]:
@@ -335,8 +340,9 @@ def _supervise(s: Session, now: int, native: Native | None = None) -> Stepping:
     unproved = s.proved_by is not None and not (s.watch is not None and s.watch.reached)
     unended = s.terminating and not s.terminated
     if not unproved and not unended:
-        if s.watch is not None and not s.watch.reached:  # it was there before: the device alone says that it is done
-            return _end(s, Reason.ACCEPTED_UNSUPERVISED, Effect.POSSIBLE, State.IDLE, now, native=native)
+        tested = s.order is not None and s.order.test
+        if tested or (s.watch is not None and not s.watch.reached):  # the device alone says that it is done
+            return _unsupervised(s, now, native)
         return _end(s, Reason.OK, Effect.CONFIRMED, State.IDLE, now, native=native)  # 22
     due = [at for at, wanted in ((s.proved_by, unproved), (s.ends_by, unended)) if wanted and at is not None]
     if s.stopping and s.deadline is not None:

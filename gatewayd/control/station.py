@@ -62,7 +62,8 @@ class Grounds:
         self.specs = {spec.name: spec for spec in station.specs if not spec.contact}
 
     def order(self, spec: PointSpec, wanted: Wanted, *, test: bool) -> Order:
-        """What is to be done, and what will prove it."""
+        """What is to be done, and what will prove it. A test is not expected to move anything: nothing proves it."""
+        goal = None if test else feedback.goal(spec, self.specs.get(spec.feedback), wanted.raw, wanted.value)
         return Order(
             point=spec.name,
             value=wanted.value,
@@ -70,7 +71,7 @@ class Grounds:
             sbo=spec.control is ControlMode.SBO,
             test=test,
             at_device=spec.row in self.station.device_selects,
-            goal=feedback.goal(spec, self.specs.get(spec.feedback), wanted.raw, wanted.value),
+            goal=goal,
         )
 
     def times(self, spec: PointSpec) -> Times:

@@ -76,7 +76,10 @@ def line(record: dict[str, Any]) -> str:
     reason, effect = known.pop("reason", ""), known.pop("effect", "")
     if reason:
         parts.append(f"{reason} ({effect})" if effect else reason)
-    known.pop("tx", None)
+    detail = known.pop("detail", "")
+    for key in ("tx", "tag", "note") if detail else ("tx",):
+        known.pop(key, None)  # a tag's detail has them
+    parts += [f"[{detail}]"] if detail else []
     parts += [f"{key}={json.dumps(value) if isinstance(value, dict | list) else value}" for key, value in known.items()]
     return " ".join(parts)
 
@@ -98,11 +101,16 @@ def verify(config_path: Path, state_dir: Path | None, seen: Sequence[Head], expo
     if head.n < first:
         print("the audit trail has no records yet")
         return OK
-    compared = f", and {len(seen)} published heads are in it" if seen else ""
+    compared = f", and {counted(len(seen), 'published head')} in it" if seen else ""
     print(f"records {first} to {head.n} are whole{compared}; the last hash is {head.hash.hex()}")
     if not seen:
         print("a trail that was cut at its end, or exchanged as a whole, shows only against published heads: --heads")
     return OK
+
+
+def counted(number: int, what: str) -> str:
+    """`1 record is`, `3 records are`."""
+    return f"{number} {what} is" if number == 1 else f"{number} {what}s are"
 
 
 def walk(lines: Iterable[bytes], seen: dict[int, bytes], name: str) -> audit.Verdict:

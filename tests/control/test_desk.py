@@ -660,8 +660,20 @@ async def test_test_commands_go_out_only_where_the_protocol_has_a_test(room: Roo
     assert (await room.done("direct", point=SETP, value=60, test=True)).reason is Reason.UNSUPPORTED
     assert room.field.calls == []
     selected = await room.select(BAY, "open", test=True)
-    await room.operated(selected, test=True)
+    done = await room.end(await room.operated(selected, test=True))
     assert [call.control.test for call in room.field.calls] == [True, True]
+    assert (done.reason, done.detail) == (Reason.ACCEPTED_UNSUPERVISED, "a test: nothing is expected to move")
+
+
+async def test_a_test_that_ended_well_is_not_said_to_be_seen_in_the_field(room: Room) -> None:
+    room.field.replies["operate"] = Reply(Verdict.DONE, termination=True)
+    tx = await room.operated(await room.select(BAY, "open", test=True), test=True)
+    room.show(BAY, "open")  # by somebody else
+    await room.quiet()
+    assert room.ends(tx) == []
+    room.desk.progress(f"alice/{tx}", Step(StepKind.TERMINATED))
+    done = await room.end(tx)
+    assert (done.reason, done.effect) == (Reason.ACCEPTED_UNSUPERVISED, Effect.POSSIBLE)
 
 
 async def test_counters_and_snapshot_say_what_goes_on(room: Room) -> None:
