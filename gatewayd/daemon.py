@@ -166,14 +166,14 @@ class Daemon:
 
     async def _serve(self, tasks: asyncio.TaskGroup) -> None:
         self._listen()
+        for name, link in self.datapath.links.items():
+            self.publisher.link(name, self._protocol(name), link.link, link.since_ns, link.cause)
         outward = [tasks.create_task(self.publisher.run(), name="publisher")]
         await self.consumers.start()
         await self.desk.start()
         if self.desk.loaded:
             self.publisher.tags_known()
         inward = [tasks.create_task(self.commands.run(), name="commands")]
-        for name, link in self.datapath.links.items():
-            self.publisher.link(name, self._protocol(name), link.link, link.since_ns, link.cause)
         await self._start_devices(self.config)
         work: dict[str, Callable[[], Awaitable[None]]] = {
             "desk": self.desk.run,

@@ -246,7 +246,7 @@ class Publisher:
         return payload
 
     async def _send_documents(self, session: Session) -> None:
-        """Retained documents and snapshots; the status first. What is refused is tried again after a pause."""
+        """Retained documents and snapshots; links and status first. What is refused is tried again after a pause."""
         loop = asyncio.get_running_loop()
         backoff = Backoff()
         status_at = loop.time() + STATUS_S
@@ -278,7 +278,10 @@ class Publisher:
     async def _send_outbox(self, session: Session) -> None:
         """Send all that waits, a few at once; what is refused is held for a later try, unless it is newer by then."""
         while self._outbox:
-            topics = [self._topics.status] if self._topics.status in self._outbox else list(self._outbox)
+            # A status that says online makes what is stored count again: the links of this run must be there before it.
+            topics = [topic for topic in self._links if topic in self._outbox]
+            if not topics:
+                topics = [self._topics.status] if self._topics.status in self._outbox else list(self._outbox)
             batch = {topic: self._outbox.pop(topic) for topic in topics[:DOCUMENTS_AT_ONCE]}
             for topic in batch:
                 self._held.pop(topic, None)
