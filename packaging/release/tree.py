@@ -59,6 +59,7 @@ def files(source: Path, tree: Path, *, version: str, epoch: int, sbom: str, lice
         "etc/rights.toml": f"{EXAMPLES}/rights.toml",
         "etc/prometheus/alerts.yml": f"{EXAMPLES}/prometheus/alerts.yml",
         "etc/grafana/gatewayd.json": f"{EXAMPLES}/grafana/gatewayd.json",
+        "examples": f"{EXAMPLES}/examples",
         "README.md": f"{DOC}/README.md",
         "CHANGELOG.md": f"{DOC}/CHANGELOG.md",
         "SECURITY.md": f"{DOC}/SECURITY.md",
@@ -74,6 +75,9 @@ def files(source: Path, tree: Path, *, version: str, epoch: int, sbom: str, lice
             shutil.copytree(source / name, target)
         else:
             shutil.copyfile(source / name, target)
+    # So that the links of the pages lead somewhere here too.
+    for name in ("etc", "examples"):
+        (tree / DOC / name).symlink_to(os.path.relpath(f"/{EXAMPLES}/{name.removeprefix('etc')}", f"/{DOC}"))
     (tree / DOC / "sbom.cdx.json").write_text(sbom)
     (tree / DOC / "third-party-licences.txt").write_text(licences)
     day = datetime.fromtimestamp(epoch, UTC)
