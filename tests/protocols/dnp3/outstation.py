@@ -189,6 +189,8 @@ class Outstation:
                 if not self.deaf:
                     self.send_raw(self.frame(b"", function=link.SecondaryFunction.LINK_STATUS, primary=False))
                 continue
+            if not frame.payload:
+                continue  # an acknowledgement of the data link layer
             fragment = fragments.add(frame.payload)
             if fragment is not None:
                 self._request(Request(fragment[1], fragment[0], fragment[2:], time.monotonic()))
