@@ -30,7 +30,7 @@ from gatewayd.mqtt.events import tail
 from gatewayd.mqtt.publisher import DeviceInfo, Publisher
 from gatewayd.points.database import Database
 from gatewayd.points.intake import Image, Intake
-from gatewayd.points.types import Link
+from gatewayd.points.types import Link, LockScope, PointSpec
 from gatewayd.protocols.child import Child
 from gatewayd.protocols.device import Device
 from gatewayd.protocols.fleet import Fleet
@@ -466,10 +466,27 @@ def moved(running: Device, device: Device) -> int | None:
     shift = device.points[0].row - running.points[0].row if device.points else 0
     replace = msgspec.structs.replace
     same = replace(running, points=()) == replace(device, points=()) and all(
-        replace(before, row=before.row + shift, file="", line=0) == replace(after, file="", line=0)
+        _as_read(replace(before, row=before.row + shift)) == _as_read(after)
         for before, after in zip(running.points, device.points, strict=True)
     )
     return shift if same else None
+
+
+def _as_read(spec: PointSpec) -> PointSpec:
+    """The point without what is the desk's alone: to change that is no reason to connect to a device anew."""
+    return msgspec.structs.replace(
+        spec,
+        file="",
+        line=0,
+        select_timeout_s=0.0,
+        feedback_timeout_s=None,
+        lock_scope=LockScope.POINT,
+        local="",
+        interlock="",
+        bay="",
+        area="",
+        description="",
+    )
 
 
 def clock_document() -> Mapping[str, object]:

@@ -166,7 +166,8 @@ class Dialogue:
         valid_s = answer.valid_for_s or EXPIRES_S
         self._show.step(
             "selected",
-            f"{self._order.point} -> {shown_value(value)}, valid for {valid_s:g} s, select_id {answer.select_id}",
+            f"{self._order.point} -> {shown_value(value)}, valid for {valid_s:g} s, select_id {answer.select_id}"
+            + (f" ({printable(answer.detail)})" if answer.detail else ""),
             select_id=answer.select_id, valid_for_s=valid_s,
         )  # fmt: skip
         try:
