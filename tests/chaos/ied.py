@@ -36,13 +36,26 @@ class Ied:
         self.block.next_entry = int(datetime.now(UTC).timestamp() * 1000) << 20
         self.model.set(ObjectName(f"{BLOCK}$EntryID", LD), OctetStringData(bytes(8)))
         self._entries: deque[tuple[int, int]] = deque()
+        self._begin: OctetStringData | None = None
 
-    def _on_write(self, _connection: object, name: ObjectName, value: IECData) -> int | None:
-        """An EntryID that is not in the buffer is refused, as IEC 61850-7-2 says; zero is the whole buffer."""
+    def _on_write(self, connection: object, name: ObjectName, value: IECData) -> int | bool | None:
+        """An EntryID that is not in the buffer is refused, as IEC 61850-7-2 says; zero is the whole buffer.
+
+        open61850 lets an event between the EntryID and RptEna overwrite where to begin; here it stands.
+        """
+        reports = self.server.reports
+        assert reports is not None
+        if name.item == f"{BLOCK}$RptEna" and self._begin is not None:
+            with reports._lock, self.model.lock:
+                self.block.set_attr("EntryID", self._begin)
+                self._begin = None
+                return reports._on_write(connection, name, value)
         if name.item == f"{BLOCK}$EntryID" and isinstance(value, OctetStringData) and any(value.value):
             wanted = int.from_bytes(value.value, "big")
             if all(entry.entry_id != wanted for entry in self.block.buffer):
                 return ACCESS_TYPE_INCONSISTENT
+        if name.item == f"{BLOCK}$EntryID" and isinstance(value, OctetStringData):
+            self._begin = value
         return None
 
     def set(self, n: int, ms: int) -> None:

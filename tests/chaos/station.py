@@ -293,7 +293,8 @@ class Station:
         deadline = time.monotonic() + deadline_s
         while not condition():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not within {deadline_s:g} s: {what}")
+                said = "\n".join(self.gateway.log.splitlines()[-5:])
+                raise TimeoutError(f"not within {deadline_s:g} s: {what}; the gateway's log ends with\n{said}")
             await asyncio.sleep(0.05)
 
     async def pause(self, least: float, most: float) -> None:
@@ -302,9 +303,9 @@ class Station:
 
     # faults
     async def kill_gateway(self) -> None:
-        workers = children(self.gateway.pid)
+        workers = [] if self.gateway.ended else children(self.gateway.pid)
+        self.kills += not self.gateway.ended
         await self.gateway.kill()
-        self.kills += 1
         await self.until(lambda: not any(map(alive, workers)), "the workers end with the core")
 
     async def restart_gateway(self) -> None:
