@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from gatewayd.points.types import Batch, Cursor, Kind
 from gatewayd.protocols.dnp3 import session
 from gatewayd.protocols.dnp3.agenda import OVERFLOW_GAP, RESTART_GAP
+from gatewayd.protocols.dnp3.config import options
 from gatewayd.protocols.dnp3.driver import Dnp3Driver
+from gatewayd.protocols.dnp3.memory import Memory
+from gatewayd.protocols.dnp3.objects import Lost
+from gatewayd.protocols.dnp3.points import PointTable
+from gatewayd.protocols.dnp3.route import Route
+from gatewayd.protocols.dnp3.soe import MOST_AHEAD, Fragment, Part, Soe
 from gatewayd.protocols.driver import LinkLost
 from tests.protocols.dnp3.outstation import (
     NEED_TIME,
@@ -184,6 +191,64 @@ async def test_order_is_kept_and_state_waits_for_events() -> None:
         kinds = [(call[0], call[1].samples[0].point) for call in watch.calls[-3:]]  # type: ignore[attr-defined]
         assert kinds == [("events", 0), ("state", 1), ("events", 0)]
         assert [batch.reported for batch in watch.batches[-3:]] == [True] * 3
+
+
+class Info(NamedTuple):
+    """What opendnp3 says of a fragment."""
+
+    unsolicited: bool = True
+
+
+@pytest.mark.parametrize(
+    ("what", "untaken", "waits"),
+    [
+        ("measurements", 1, False),
+        ("measurements", MOST_AHEAD, False),
+        ("measurements", MOST_AHEAD + 1, True),
+        ("events", 1, True),
+        ("not understood", 1, True),
+        ("a failed callback", 1, True),
+    ],
+)
+def test_only_what_must_be_on_disk_holds_its_callback(what: str, untaken: int, waits: bool) -> None:
+    """Measurements alone go ahead, a bounded number of fragments of them."""
+    delivered: list[Fragment] = []
+
+    def deliver(fragment: Fragment) -> int:
+        delivered.append(fragment)
+        return untaken
+
+    made = device(1, POINTS)
+    soe = Soe(made.name, PointTable(made), Route(made.name, options(made)), Memory(), deliver)
+    soe.OnRawAPDU(Info(), b"")
+    soe.BeginFragment(Info())
+    assert soe._fragment is not None
+    soe._fragment.parts.append(Part(True, [], eventful=what == "events"))
+    soe._fragment.lost = Lost("object", events=True) if what == "not understood" else None
+    soe._fragment.error = ValueError() if what == "a failed callback" else None
+    callback = threading.Thread(target=soe.EndFragment, args=(Info(),), daemon=True)
+    callback.start()
+    callback.join(0.2 if waits else 10)
+    assert callback.is_alive() is waits
+    delivered[0].let_go()
+    callback.join(10)
+    assert not callback.is_alive()
+
+
+async def test_measurements_are_confirmed_while_another_devices_events_wait() -> None:
+    blocked, watch = Blocked(), Watch()
+    async with Outstation(static=STATIC) as slow, Outstation(static=STATIC) as rtu:
+        first, second = driver_for(slow, event_poll_s=60), driver_for(rtu, event_poll_s=60)
+        async with driving(first, blocked), driving(second, watch):
+            blocked.block()
+            slow.unsolicited(timed((True, now_ms())))
+            await until(lambda: blocked.waiting, what="the event at the disk")
+            for value in range(5):
+                rtu.unsolicited(indexed(32, 1, [(0, bytes((1, value, 0, 0, 0)))]))
+                await until(lambda: rtu.count(Function.CONFIRM) == value + 1, what="confirm")  # noqa: B023
+            await until(lambda: watch.values(1, reported=True) == [0, 1, 2, 3, 4], what="measurements")
+            assert slow.count(Function.CONFIRM) == 0
+            blocked.release()
 
 
 async def test_batches_say_when_they_came() -> None:
