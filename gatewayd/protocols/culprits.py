@@ -3,6 +3,8 @@
 Two crashes within a window and the devices of that worker are divided over up to eight workers of their own; whoever
 crashes again is divided further, until one device crashes alone. That one is the culprit: it is started again after
 growing pauses, and the others are left in peace. After a calm hour all are put together again.
+
+"Device" here means all devices of one line (`fleet.line_of`): only one process can open a serial port.
 """
 
 from __future__ import annotations

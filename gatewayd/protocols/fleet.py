@@ -37,6 +37,26 @@ class Group:
         self.started_s = 0.0
 
 
+def line_of(device: Device) -> str:
+    """What a device shares with others: a serial port, one connection for several. Its own name where it does not.
+
+    Only one process can open it, so its devices stay together whatever happens.
+    """
+    if device.serial is not None:
+        return device.serial.port
+    if device.protocol == "dnp3" or device.framer == "rtu-over-tcp" or device.options.get("one_connection"):
+        return f"{device.host}:{device.port}"
+    return device.name
+
+
+def _lines(devices: Iterable[Device]) -> dict[str, list[str]]:
+    """The names of the devices on each line."""
+    found: dict[str, list[str]] = {}
+    for device in devices:
+        found.setdefault(line_of(device), []).append(device.name)
+    return found
+
+
 class Fleet:
     """The devices of the station.
 
@@ -100,14 +120,7 @@ class Fleet:
             self._begin(self._start(group, group.host, device), device.name)
 
     def _shard_of(self, device: Device) -> str:
-        """Devices that share a line (serial, or one connection for several units) stay together; others by name."""
-        if device.serial is not None:
-            key = device.serial.port
-        elif device.protocol == "dnp3" or device.framer == "rtu-over-tcp" or device.options.get("one_connection"):
-            key = f"{device.host}:{device.port}"
-        else:
-            key = device.name
-        number = zlib.crc32(key.encode()) % self._shards.get(device.protocol, 1)
+        number = zlib.crc32(line_of(device).encode()) % self._shards.get(device.protocol, 1)
         return f"{device.protocol}-{number}"
 
     def _new_group(self, shard: str, history: History) -> Group:
@@ -150,18 +163,25 @@ class Fleet:
             self.restarts += 1
             for name in group.devices:
                 self._core.device(name, Link.DOWN, f"its worker process ended: {cause}")
-            verdict = group.history.crashed(list(group.devices), loop.time())
+            lines = _lines(group.devices.values())
+            verdict = group.history.crashed(list(lines), loop.time())
             log.error(
                 "a worker ended", worker=group.name, cause=cause, devices=len(group.devices), pause_s=verdict.pause_s
             )
             if verdict.culprit:
-                why = f"it brings its worker down ({cause}): tried again in {verdict.pause_s:g} s"
-                log.error("a device brings its worker down by itself", device=verdict.culprit, pause_s=verdict.pause_s)
-                self._core.device(verdict.culprit, Link.FAULT, why)
+                self._suspect(lines[verdict.culprit], cause, verdict.pause_s)
             if len(verdict.groups) > 1:
-                self._divide(group, verdict.groups)
+                self._divide(group, [[name for line in part for name in lines[line]] for part in verdict.groups])
                 return
             await asyncio.sleep(verdict.pause_s)
+
+    def _suspect(self, names: Sequence[str], cause: str, pause_s: float) -> None:
+        """Tell that a device, or one of those on a line, is the culprit."""
+        who = "it brings" if len(names) == 1 else f"one of its line ({', '.join(names)}) brings"
+        why = f"{who} its worker down ({cause}): tried again in {pause_s:g} s"
+        log.error("a device brings its worker down by itself", device=", ".join(names), pause_s=pause_s)
+        for name in names:
+            self._core.device(name, Link.FAULT, why)
 
     def _divide(self, group: Group, parts: Sequence[Sequence[str]]) -> None:
         log.warning("the devices of a worker are divided to find which one brings it down", worker=group.name)
@@ -222,7 +242,8 @@ class Fleet:
         found: dict[str, dict[str, int]] = {}
         for group in self._groups:
             if group.host is not None:
-                found.update({name: dict(counts) for name, counts in group.host.counters().items() if name})
+                counts = group.host.counters()  # as last told: of devices that have left since, too
+                found.update({name: dict(counts[name]) for name in group.devices if name in counts})
         return found
 
     def worker_counters(self) -> dict[str, Mapping[str, int]]:

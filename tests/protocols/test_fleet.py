@@ -157,6 +157,20 @@ async def test_devices_of_one_line_share_a_worker() -> None:
         assert len({fleet._group_of[one.name].name for one in behind_one_port}) == 1
 
 
+async def test_devices_of_one_line_stay_together_when_their_worker_is_divided() -> None:
+    """A serial port can be open in one process only; the whole line waits, the others go on."""
+    core = FakeCore()
+    line = Serial(port="/dev/ttyS9")
+    on_line = [device("S1", row=0, serial=line), device("BAD", "crash", row=1, serial=line)]
+    async with sailing(core) as fleet:
+        await fleet.configure([*on_line, device("A", row=2), device("B", row=3)])
+        await until(lambda: core.link("BAD") is Link.FAULT and core.link("S1") is Link.FAULT, deadline_s=40)
+        assert "one of its line (S1, BAD) brings its worker down" in core.links["S1"][-1][1]
+        assert fleet._group_of["S1"] is fleet._group_of["BAD"]
+        assert fleet._group_of["S1"] is not fleet._group_of["A"]
+        await until(lambda: core.up("A", "B"))
+
+
 # ---- culprits, pure
 
 
