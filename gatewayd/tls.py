@@ -8,6 +8,7 @@ from the next one on.
 from __future__ import annotations
 
 import os
+import pwd
 import ssl
 from pathlib import Path
 
@@ -18,15 +19,15 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 def client_context(ca_file: str = "", cert_file: str = "", key_file: str = "", crl_file: str = "") -> ssl.SSLContext:
     """A client's context; names may be paths or systemd credentials, an empty ca_file means the system's authorities.
 
-    Raises OSError (ssl.SSLError among them) where a file cannot be used.
+    Raises OSError (ssl.SSLError among them) where a file cannot be used; one that cannot be read is named.
     """
-    context = ssl.create_default_context(cafile=str(credential(ca_file)) if ca_file else None)
+    context = ssl.create_default_context(cafile=str(readable(ca_file)) if ca_file else None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     if cert_file:
-        context.load_cert_chain(credential(cert_file), credential(key_file))
+        context.load_cert_chain(readable(cert_file), readable(key_file))
     if crl_file:
-        context.load_verify_locations(cafile=str(credential(crl_file)))
+        context.load_verify_locations(cafile=str(readable(crl_file)))
         context.verify_flags |= ssl.VerifyFlags.VERIFY_CRL_CHECK_LEAF
     return context
 
@@ -37,6 +38,31 @@ def credential(name: str) -> Path:
     if directory and "/" not in name and (Path(directory) / name).exists():
         return Path(directory) / name
     return Path(name)
+
+
+def readable(name: str) -> Path:
+    """The same, looked at: ssl does not say which of its files it could not read.
+
+    Raises OSError whose text names the file and says what is allowed.
+    """
+    path = credential(name)
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        if path.name == name:
+            hint = f"no systemd credential has this name either: LoadCredential={name}:/path, or write a path with a /"
+        else:
+            hint = f"{_user()} must be able to read it"
+        raise OSError(f"{path}: {why}; {hint}") from None
+    return path
+
+
+def _user() -> str:
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user {os.geteuid()}"
 
 
 def reason(error: ssl.SSLError) -> str:

@@ -7,7 +7,7 @@ import socket
 import ssl
 
 from gatewayd.mqtt.settings import Endpoint, MqttSettings
-from gatewayd.tls import client_context, credential
+from gatewayd.tls import client_context, readable
 
 CONNECT_TIMEOUT_S = 5.0
 
@@ -17,7 +17,7 @@ def password(settings: MqttSettings) -> str | None:
     if not settings.password_file:
         return None
     try:
-        return credential(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
+        return readable(settings.password_file).read_text(encoding="utf-8").rstrip("\r\n")
     except UnicodeDecodeError:  # whose text has an octet of the password
         raise ValueError(f"{settings.password_file} is not text in UTF-8") from None
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from gatewayd import clock
+from gatewayd import clock, labca
+from gatewayd.mqtt.settings import MqttSettings
+from gatewayd.mqtt.sockets import password
 from gatewayd.store.types import JournalError
+from gatewayd.tls import client_context
 from tests.brokers import until
 from tests.e2e.station import ROOT, Gateway
 from tests.store.support import event, opened
@@ -120,6 +125,50 @@ async def test_a_disk_that_became_full_before_a_start_stops_no_start(tmp_path: P
         journal = opened(state)
         assert journal.newest >= 10
         await journal.close()
+
+
+@pytest.mark.parametrize("use", ["key_file", "cert_file", "ca_file", "crl_file", "password_file"])
+async def test_a_file_that_is_not_there_or_not_for_us_is_named(tmp_path: Path, use: str) -> None:
+    """ssl itself says "[Errno 13] Permission denied" and no more."""
+    labca.make(tmp_path / "lab", ["gateway"])
+    (tmp_path / "password").write_text("secret")
+    files = {
+        "ca_file": tmp_path / "lab/ca.pem",
+        "cert_file": tmp_path / "lab/gateway.pem",
+        "key_file": tmp_path / "lab/gateway-key.pem",
+        "crl_file": tmp_path / "lab/ca-crl.pem",
+        "password_file": tmp_path / "password",
+    }
+    settings = MqttSettings(url="mqtts://127.0.0.1:1", username="gw", **{key: str(path) for key, path in files.items()})
+
+    def why(changed: MqttSettings) -> str:
+        try:
+            password(changed)
+            client_context(changed.ca_file, changed.cert_file, changed.key_file, changed.crl_file)
+        except OSError as error:
+            return str(error)
+        return ""
+
+    assert why(settings) == ""
+
+    files[use].rename(tmp_path / "away")
+    assert why(settings).startswith(f"{files[use]}: No such file or directory; ")
+    bare = msgspec.structs.replace(settings, **{use: "station-secret"})
+    assert "LoadCredential=station-secret:/path, or write a path with a /" in why(bare)
+    files[use].mkdir()
+    assert why(settings).startswith(f"{files[use]}: Is a directory; ")
+
+
+@needs_root
+def test_a_key_of_another_user_is_named_with_who_must_read_it(tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.touch(0o600)
+    os.chown(key, NOBODY, NOBODY)
+    code = f"from gatewayd.tls import readable; readable({str(key)!r})"
+    done = subprocess.run(
+        [*WITHOUT_ROOTS_RIGHTS, sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert f"{key}: Permission denied; root must be able to read it" in done.stderr
 
 
 async def test_a_file_in_the_place_of_the_state_directory_is_refused(tmp_path: Path) -> None:
