@@ -6,6 +6,7 @@ systemd is PID 1 of a container in a fresh root; the broker and three simulated 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import AsyncIterator
@@ -117,6 +118,12 @@ async def test_it_is_installed_described_started_and_does_the_main_job(tmp_path:
             assert answer["reason"] == "ok", answer
             assert here.station.feeder.breaker == position
         log = await here.box.journal()
+        of_device = await here.box.run("journalctl", "GATEWAYD_DEVICE=BAY1", "--output=json", "--no-pager")
+        said = [json.loads(line) for line in of_device.splitlines()]
+        assert any(one["MESSAGE"] == "device is up device=BAY1" and one["PRIORITY"] == "6" for one in said), said
+        assert all(one["_SYSTEMD_UNIT"] == "gatewayd.service" for one in said)
+        of_command = await here.box.run("journalctl", f"GATEWAYD_TX={answer['tx']}", "--output=cat", "--no-pager")
+        assert "a command ended" in of_command
         assert PASSWORD not in log
         assert "Traceback" not in log
         assert "not permitted" not in log.lower()
