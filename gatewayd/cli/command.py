@@ -38,6 +38,7 @@ def operator_options(function: F) -> F:
 
 def place_of(operator: str, key: Path | None, wait_s: float, broker: dict[str, str]) -> Any:
     """Who asks where; a mistake in it is one of the command line."""
+    from gatewayd.config_tables import exposed
     from gatewayd.console.operator import Place
     from gatewayd.control.keys import KeyFileError, SigningKey
     from gatewayd.mqtt.contract import sound_name
@@ -45,6 +46,8 @@ def place_of(operator: str, key: Path | None, wait_s: float, broker: dict[str, s
     who = operator or broker["username"] or getpass.getuser()
     if not sound_name(who):
         raise click.UsageError(f"{who!r} cannot be an operator's name; 1 to 64 letters, digits and . _ @ - are allowed")
+    if key is not None and (trouble := exposed(key)):
+        raise click.UsageError(f"--key: {key}: {trouble}")
     try:
         signing = SigningKey.read(key) if key is not None else None
     except KeyFileError as error:

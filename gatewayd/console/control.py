@@ -122,7 +122,8 @@ class Dialogue:
     def _heard(self, topic: str, payload: bytes) -> None:
         if not self._operator.heard(topic, payload):
             changed = self._view.feed(topic, payload)
-            self._newest |= self._order.point in changed and "/snapshot/" not in topic
+            own = topic == f"{self._base}/point/{self._order.point}"
+            self._newest |= own or (self._order.point in changed and "/snapshot/" not in topic)
 
     # --- the steps --------------------------------------------------------------------------------------------------
 

@@ -139,7 +139,7 @@ class StationView:
         """What a console subscribes to."""
         return tuple(
             f"{self.base}/{one}"
-            for one in ("status", "device/+", "catalog/#", "snapshot/#", "point/#", "state/+", "tag/#", "event")
+            for one in ("status", "tag/#", "device/+", "catalog/#", "snapshot/#", "point/#", "state/+", "event")
         )
 
     def feed(self, topic: str, payload: bytes) -> list[str]:

@@ -124,6 +124,9 @@ def picture(view: StationView, rows: Sequence[Row], trouble: str, *, more: int =
     table.add_column("time", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     table.add_column("device", no_wrap=True)
+    tags = {row.point: _tags(view, row.point) for row in rows} if view.tags else {}
+    if any(tags.values()):
+        table.add_column("tags", no_wrap=True)
     for row in rows:
         colour = _COLOURS.get(row.quality, "red")
         table.add_row(
@@ -134,6 +137,7 @@ def picture(view: StationView, rows: Sequence[Row], trouble: str, *, more: int =
             _when(row),
             age_text(row.age_s),
             Text(f"{row.device} {row.link}".strip(), style=_LINKS.get(row.link, "red" if row.link else "")),
+            *([Text(tags[row.point], style="yellow")] if any(tags.values()) else []),
         )
     parts: list[RenderableType] = [_gateway(view, trouble)]
     if view.links:
@@ -142,6 +146,11 @@ def picture(view: StationView, rows: Sequence[Row], trouble: str, *, more: int =
     if more > 0:
         parts.append(Text(f"and {more} more: choose with --device NAME or a pattern such as 'FDR12/*'", style="dim"))
     return Group(*parts)
+
+
+def _tags(view: StationView, point: str) -> str:
+    """What hangs on the point, its bay, its device or the gateway: each kind once."""
+    return printable(", ".join(dict.fromkeys(str(tag.get("kind")) for tag in view.tags_of(point))))
 
 
 def quality_text(row: Row) -> str:

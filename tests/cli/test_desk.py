@@ -76,7 +76,7 @@ async def test_a_lock_is_shown_forbids_and_goes_with_its_owner_only(room: DeskRo
     assert room.field.count("operate", CB) == 1
 
 
-@pytest.mark.parametrize("where", ["gateway", "device/FDR12", "bay/F12", CB])
+@pytest.mark.parametrize("where", ["gateway", "bay/F12", CB])
 async def test_an_inhibit_takes_control_away_wherever_it_hangs(
     room: DeskRoom, alice: Place, capsys: Out, where: str
 ) -> None:

@@ -40,6 +40,20 @@ async def test_once_prints_the_station_and_ends(
     assert "01:02:03.004" in lines["MTR3/WH"]
 
 
+async def test_tags_stand_beside_the_points_they_concern(
+    gateway: ScriptedGateway, settings: MqttSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    await once(settings)
+    assert "tags" not in capsys.readouterr().out
+    for on, kind in (("device/FDR12", "caution"), ("point/FDR12/CB/POS", "personal-lock")):
+        await gateway.put(f"tag/{on}", {"on": on, "tags": [{"id": "a", "kind": kind, "on": on, "owner": "bob"}]})
+    await once(settings)
+    lines = {line.split(" ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["FDR12/CB/POS"].rstrip().endswith("caution, personal-lock")
+    assert lines["FDR12/I"].rstrip().endswith("caution")
+    assert "caution" not in lines["MTR3/WH"]
+
+
 async def test_once_as_json_is_one_point_a_line(
     gateway: ScriptedGateway, settings: MqttSettings, capsysbinary: pytest.CaptureFixture[bytes]
 ) -> None:
