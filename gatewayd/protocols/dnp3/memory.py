@@ -7,7 +7,7 @@ import time
 
 import structlog
 
-from gatewayd.protocols.dnp3.repeats import Mark
+from gatewayd.protocols.dnp3.repeats import Fact, Mark
 
 log = structlog.get_logger("dnp3")
 
@@ -30,6 +30,7 @@ class Memory:
 
     contacted:       it has answered before, now or in an earlier run
     last, unsure:    the mark of the events that are on disk; of those that may be there or not
+    stored, perhaps: the facts of the last of them that are on disk; that may be there or not
     calm_ns:         UTC of its last answer that left nothing waiting in its buffers
     restart_told, overflow_told: the gap record for the indication that still stands has been made
     wanted_times:    event variations to ask for, because it sends those events without time
@@ -44,6 +45,8 @@ class Memory:
         self.contacted = False
         self.last: Mark | None = None
         self.unsure: Mark | None = None
+        self.stored: list[Fact] = []
+        self.perhaps: list[Fact] = []
         self.calm_ns: int | None = None
         self.restart_told = False
         self.overflow_told = False

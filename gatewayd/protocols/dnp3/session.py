@@ -35,6 +35,8 @@ COMMIT_LIMIT_S = 30.0
 """The disk takes events within this time, or the connection is cut before their fragment is let go of."""
 SILENT, UNRESPONSIVE = 2, 4
 """Requests in a row without an answer that end the connection: where nothing at all was heard; where something was."""
+MOST_STORED = 4096
+"""Events known one by one while an outstation sends again what it was not confirmed."""
 LONGEST_JOB_S = 900.0
 """An answer that goes on for longer never ends."""
 CLASSES = ((60, 2), (60, 3), (60, 4))
@@ -154,22 +156,32 @@ class Session:
         """Events for the disk, with the mark they are known by; those that were there before are not given twice."""
         memory, samples, codes = self._memory, part.samples, self._points.codes
         fresh, self._fresh = self._fresh, False
-        mark = repeats.mark(samples, codes)
+        facts = repeats.facts(samples, codes)
+        mark = repeats.mark_of(facts)
         unsure = repeats.known(samples, mark, memory.unsure, codes, fresh=fresh)
         known = repeats.known(samples, mark, memory.last, codes, fresh=fresh)
         old = max(unsure, known)
+        again, new = samples[:old], samples[old:]
+        if old == known and repeats.timed(again):
+            memory.counts["repeats_dropped"] += old
+            again = []
+        sifted = repeats.sift(new, facts[old:], memory.stored, memory.perhaps)
+        stored = facts
+        if sifted is not None:  # what was not in this fragment may come in the next
+            memory.counts["repeats_dropped"] += len(new) - len(sifted.samples)
+            again, new = again + sifted.samples[: sifted.doubtful], sifted.samples[sifted.doubtful :]
+            stored = (memory.stored + facts)[-MOST_STORED:]
+        memory.counts["repeats_marked"] += len(again)
         cursor = Cursor(repeats.SOURCE, mark.encode())
         utc_ns, mono_ns = fragment.at
-        memory.unsure = mark
-        if old > known or not repeats.timed(samples[:old]):
-            memory.counts["repeats_marked"] += old
-            again = Batch(self._name, samples[:old], utc_ns, reported=True, repeat=True, mono_ns=mono_ns)
-            await self._commit(again, None if old < len(samples) else cursor)
-        else:
-            memory.counts["repeats_dropped"] += old
-        if old < len(samples):
-            await self._commit(Batch(self._name, samples[old:], utc_ns, reported=True, mono_ns=mono_ns), cursor)
+        memory.unsure, memory.perhaps = mark, facts
+        if again:
+            batch = Batch(self._name, again, utc_ns, reported=True, repeat=True, mono_ns=mono_ns)
+            await self._commit(batch, None if new else cursor)
+        if new or (sifted is not None and not again):
+            await self._commit(Batch(self._name, new, utc_ns, reported=True, mono_ns=mono_ns), cursor)
         memory.last, memory.unsure = mark, None
+        memory.stored, memory.perhaps = stored, []
 
     async def _commit(self, batch: Batch, cursor: Cursor | None) -> None:
         self._memory.counts["waits_for_disk"] += 1

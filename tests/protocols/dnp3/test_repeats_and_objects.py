@@ -90,6 +90,39 @@ def test_timed() -> None:
     assert not repeats.timed([*OLD, event(0, True, 1, q.RECEIPT)])
 
 
+def sift(samples: list[Sample], stored: list[Sample], perhaps: list[Sample] | None = None) -> repeats.Sifted | None:
+    facts = [repeats.facts(some, CODES) for some in (samples, stored, perhaps or [])]
+    return repeats.sift(samples, *facts)
+
+
+A, B, C, D = event(0, True, 1), event(1, 2.5, 2), event(0, False, 3), event(1, 3.5, 4)
+
+
+def test_events_packed_otherwise_are_known_one_by_one() -> None:
+    assert sift([A, B, C], [A, B]) == ([C], 0)  # newer ones behind them
+    assert sift([B, C, D], [A, B]) == ([C, D], 0)  # the oldest lost in an overflow
+    assert sift([A], [A, B]) == ([], 0)  # a smaller fragment
+    assert sift([A, C, B], [A, B]) == ([C], 0)  # by classes
+    assert sift([C, D], [A, B]) is None
+    assert sift([], [A, B]) is None
+
+
+def test_events_that_may_be_on_disk_are_delivered_and_told() -> None:
+    assert sift([A, C, B, D], [], [A, B]) == ([A, C, B, D], 3)
+    assert sift([A, B, C], [A], [B]) == ([B, C], 1)
+
+
+def test_a_contact_that_is_closed_twice_in_one_millisecond_is_no_repeat() -> None:
+    opened = event(0, False, 1)
+    assert sift([opened, A], [A]) is None
+
+
+def test_events_without_time_are_never_left_out() -> None:
+    untimed = event(0, True, 9, q.RECEIPT)
+    assert sift([untimed, A], [untimed, A]) is None
+    assert sift([A, untimed], [untimed, A]) == ([untimed], 0)
+
+
 # ---- objects
 
 STATIC = ranged(1, 2, 0, [b"\x81"]) + packed(1, 5, [True] * 9) + ranged(30, 5, 0, [bytes(5)] * 3)
