@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -188,6 +189,7 @@ def load(path: Path) -> Rights:
     """Read and check a rights file. Raises ConfigError with every mistake as file:line:column."""
     try:
         with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             data = file.read(MOST_OCTETS + 1)
     except OSError as error:
         hint = (
@@ -196,6 +198,9 @@ def load(path: Path) -> Rights:
         raise ConfigError([Problem(str(path), 1, 1, f"cannot be read: {error.strerror or error}{hint}")]) from None
     if len(data) > MOST_OCTETS:
         raise ConfigError([Problem(str(path), 1, 1, f"the file is larger than {MOST_OCTETS} octets")])
+    if mode & stat.S_IWOTH:
+        message = f"mode {mode:04o} lets everybody on this machine say who may command; 0644, 0640 or 0600 is allowed"
+        raise ConfigError([Problem(str(path), 1, 1, message)])
     return parse(str(path), data)
 
 

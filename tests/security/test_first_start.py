@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from gatewayd import clock, labca
+from gatewayd.control import identity
 from gatewayd.mqtt.settings import MqttSettings
 from gatewayd.mqtt.sockets import password
 from gatewayd.store.types import JournalError
@@ -175,6 +176,18 @@ async def test_a_file_in_the_place_of_the_state_directory_is_refused(tmp_path: P
     (tmp_path / "state").write_text("")
     with pytest.raises(JournalError, match=r"state: .*exists.*the journal must be able to write there"):
         opened(tmp_path / "state")
+
+
+def test_a_rights_file_that_everybody_can_write_lets_nobody_command(tmp_path: Path) -> None:
+    path = tmp_path / "rights.toml"
+    path.write_text('[operator.alice]\nroles = ["OPERATOR"]\nareas = ["*"]\n')
+    for mode in (0o644, 0o640, 0o600, 0o660):
+        path.chmod(mode)
+        assert identity.load_or_refuse(str(path))[0].operators
+    path.chmod(0o646)
+    rights, (mistake,) = identity.load_or_refuse(str(path))
+    assert not rights.operators
+    assert "mode 0646 lets everybody on this machine say who may command" in str(mistake)
 
 
 GOOD = clock.ClockState(True, 1.0, 0.5)
