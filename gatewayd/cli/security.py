@@ -35,7 +35,7 @@ def audit() -> None:
 
 
 @audit.command("show", short_help="Show the newest records.")
-@click.option("--last", default=50, show_default=True, help="So many at most; 0 is all.")
+@click.option("--last", type=click.IntRange(min=0), default=50, show_default=True, help="So many at most; 0 is all.")
 @click.option("--who", default="", help="Only this operator's.")
 @click.option("--point", default="", help="Only of this point.")
 @click.option("--what", default="", help="Only this kind: select, outcome, refused, tag-set, rights, start, crash …")
@@ -89,7 +89,9 @@ def audit_verify(
 
 @audit.command("export", short_help="Write the records with their hashes.")
 @click.argument("out", type=FILE, required=False)
-@click.option("--from", "first", default=1, show_default=True, help="Number of the first record.")
+@click.option(
+    "--from", "first", type=click.IntRange(min=1), default=1, show_default=True, help="Number of the first record."
+)
 @config_option
 @state_option
 def audit_export(config_path: Path, state_dir: Path | None, out: Path | None, *, first: int) -> int:

@@ -52,7 +52,8 @@ HOUSEKEEPING_NS = SECOND
 """How often what nobody waits for is looked after: audit records, rights file, being the active gateway."""
 HEAD_NS = 60 * SECOND
 FORGET_AT_ONCE = 500
-MOST_SHOWN = 20
+MOST_SHOWN = 10
+"""Of each kind in a snapshot, which must fit into one message."""
 STOP_MARGIN_S = 2.0
 """Beyond stop_budget_s: for the journal to take the last outcomes."""
 

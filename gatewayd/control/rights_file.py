@@ -36,7 +36,9 @@ class RightsFile:
             log.error("the rights file has a mistake: nobody may command", mistake=str(problem))
         if (before.sha256, before.broken) != (self.rights.sha256, self.rights.broken):
             words = identity.changes(before, self.rights)
-            self._note(self._moment().body("rights", file=name, sha256=self.rights.sha256, changes=words[:100]))
+            detail = "" if name else "there is no rights file: whoever the broker lets in may command"
+            moment, known = self._moment(), self.rights
+            self._note(moment.body("rights", file=name, sha256=known.sha256, changes=words[:100], detail=detail))
             if name and not problems:
                 log.info("rights are in force", file=name, operators=len(self.rights.operators or {}))
         return self.rights

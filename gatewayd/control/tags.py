@@ -18,8 +18,8 @@ from gatewayd.problems import listed, shown, suggestion
 
 MOST_TAGS = 1000
 """Tags and inhibits of the whole gateway."""
-MOST_ON_ONE = 50
-"""On one point, bay or device, so that its retained message stays small."""
+MOST_ON_ONE = 30
+"""On one point, bay or device, so that its retained message stays below 64 KiB."""
 LONGEST_NOTE = 256
 GATEWAY = "gateway"
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
+import structlog
 
 from gatewayd.mqtt import contract
 from gatewayd.mqtt.client import REFUSED, Connection, Incoming, Session, Will
@@ -22,6 +23,8 @@ from gatewayd.mqtt.points import PointFeed
 from gatewayd.mqtt.settings import MqttSettings
 from gatewayd.points.database import Database
 from gatewayd.points.types import Link
+
+log = structlog.get_logger("mqtt")
 
 STATUS_S = 60.0
 NEWEST_S = 10.0
@@ -160,6 +163,7 @@ class Publisher:
         """What hangs on a point, a bay, a device or the gateway (`tag/<key>`); b"" when nothing does any more."""
         topic = self._topics.tag(key)
         if not contract.sound_topic(topic):
+            log.warning("a tag is in force but cannot be shown: its topic would be too long", topic=topic[:100])
             return
         self._put(topic, payload)
         if payload:
