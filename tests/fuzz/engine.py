@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import itertools
+import re
 import subprocess
 import sys
 import time
@@ -141,6 +142,6 @@ def run_guided(name: str, *, seconds: float) -> Result:
     ]
     done = subprocess.run(command, cwd=HERE.parents[1], capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
-    tries = [line for line in said.splitlines() if line.startswith("#")]
-    count = int(tries[-1].split()[0][1:].rstrip(":")) if tries else 0
+    tries = re.findall(r"^#(\d+)", said, re.MULTILINE)
+    count = int(tries[-1]) if tries else 0
     return Result(count, "" if done.returncode == 0 else said[-3000:])

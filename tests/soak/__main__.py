@@ -23,16 +23,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=1800.0, help="how long (1800)")
     parser.add_argument("--every", type=float, default=5.0, help="a disturbance every so many seconds at most (5)")
+    parser.add_argument("--only", action="append", help="a disturbance, by name; may be repeated (all of them)")
     given = parser.parse_args()
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # py1815 complains of its own when it is stopped
-    return asyncio.run(_soak(given.seconds, given.every))
+    return asyncio.run(_soak(given.seconds, given.every, given.only))
 
 
-async def _soak(seconds: float, every_s: float) -> int:
+async def _soak(seconds: float, every_s: float, only: list[str] | None) -> int:
     with tempfile.TemporaryDirectory(prefix="gatewayd-soak-") as folder:
         async with soaking(Path(folder)) as soak:
             end = time.monotonic() + seconds
-            for name in itertools.cycle(soak.disturbances):
+            for name in itertools.cycle(only or soak.disturbances):
                 began = time.monotonic()
                 await soak.round(name)
                 _show(name, soak.samples)
