@@ -103,6 +103,21 @@ def _raise_file_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
+_known = threading.local()
+
+
+def keep_thread_state() -> None:
+    """Have Python know the calling thread of opendnp3 from now on; from a callback on it, any number of times.
+
+    pybind11 makes a thread state, with memory mapped for its stack, for each callback on a thread that Python does not
+    know, and throws it away after it; several a fragment. A reference that is not given back keeps it: one for each
+    manager's thread, which live as long as the process.
+    """
+    if not getattr(_known, "kept", False):
+        _known.kept = True
+        ctypes.pythonapi.PyGILState_Ensure()
+
+
 async def off_loop(function: Callable[..., T], *arguments: Any) -> T:
     """Run something native that may wait on a thread of its own; an executor's would be joined at the exit."""
     loop = asyncio.get_running_loop()

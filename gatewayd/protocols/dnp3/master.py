@@ -204,7 +204,8 @@ class _Application(dnp3.IMasterApplication):  # type: ignore[misc]
         return dnp3.UTCTimestamp(clock.now_ns() // 1_000_000)
 
     def OnOpen(self) -> None:  # noqa: N802
-        """The channel is connected."""
+        """The channel is connected: the first callback on the line's thread."""
+        library.keep_thread_state()
         self._master.soon(self._master.opened)
 
     def OnClose(self) -> None:  # noqa: N802

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from gatewayd.points.types import Kind
-from gatewayd.protocols.dnp3 import library
+from gatewayd.protocols.dnp3 import library, soe
 from gatewayd.protocols.driver import DeviceFault
 from tests.protocols.dnp3.outstation import Function, Outstation, indexed, ranged
 from tests.protocols.dnp3.support import Watch, device, driving, ended, point, until
@@ -111,3 +112,24 @@ async def test_a_process_that_ends_while_a_fragment_waits_ends_soon_and_confirms
                 await process.wait()
         await until(lambda: not rtu.connected, what="the connection closed")
         assert rtu.count(Function.CONFIRM) == 0
+
+
+async def test_opendnp3s_thread_is_known_to_python_from_one_callback_to_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a thread keeps for itself is lost with its thread state, which pybind11 would make anew each time."""
+    own, callbacks = threading.local(), []
+    begin = soe.Soe.BeginFragment
+
+    def counted(self: soe.Soe, info: object) -> None:
+        own.callbacks = getattr(own, "callbacks", 0) + 1
+        callbacks.append(own.callbacks)
+        begin(self, info)
+
+    monkeypatch.setattr(soe.Soe, "BeginFragment", counted)
+    async with Outstation(static=STATIC) as rtu, driving(device(rtu.port, POINTS, event_poll_s=60), Watch()):
+        before = len(callbacks)
+        for _ in range(3):
+            rtu.unsolicited(indexed(2, 1, [(0, b"\x81")]))
+        await until(lambda: len(callbacks) == before + 3, what="three fragments")
+    assert callbacks == list(range(1, len(callbacks) + 1))
