@@ -226,7 +226,8 @@ class Dialogue:
         """Wait for the outcome of what was sent."""
         answer = await self._operator.answer(broker, tx, ANSWER_S)
         while answer is not None and answer.result != "done":
-            self._show.step("accepted", f"{native_text(answer)}waiting for the feedback")
+            waits = "the end of the test" if self._order.test else "the feedback"
+            self._show.step("accepted", f"{native_text(answer)}waiting for {waits}")
             answer = await self._operator.answer(broker, tx, OUTCOME_S)
         if answer is None:
             why = broker.trouble or "the gateway does not answer"

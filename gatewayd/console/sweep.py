@@ -146,7 +146,8 @@ def summary(found: Sequence[Finding]) -> str:
     refused = Counter(one.reason for one in found if not one.passed)
     proved = sum(one.proved for one in found)
     passed = sum(one.passed for one in found) - proved
-    parts = [f"{len(found)} points: {proved} proved at the device, {passed} gates passed only"]
+    points = f"{len(found)} point{'' if len(found) == 1 else 's'}"
+    parts = [f"{points}: {proved} proved at the device, {passed} gates passed only"]
     parts += [f"{number} {reason}" for reason, number in refused.items()]
     return ", ".join(parts)
 
