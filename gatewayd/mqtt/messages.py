@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+from gatewayd.control import tags
 from gatewayd.control.types import Answer
 from gatewayd.mqtt.records import HISTORICAL_AFTER_NS, UNTRUSTED_TIME, chunks, json, record, rfc3339
 from gatewayd.points.database import PointState
@@ -104,6 +105,7 @@ def _catalog_entry(spec: PointSpec) -> dict[str, object]:
     if spec.control is not ControlMode.NONE:
         entry["control"] = spec.control
         entry.update({key: value for key, value in (("min", spec.min), ("max", spec.max)) if value is not None})
+        entry["tags"] = [f"tag/{tags.topic(key)}" for key in tags.keys(spec)]
     for key, text in (("description", spec.description), ("area", spec.area), ("bay", spec.bay)):
         if text:
             entry[key] = _sound(text)

@@ -136,6 +136,7 @@ def test_a_catalog_says_what_a_console_must_know():
         {
             "point": "A/CB", "kind": "double", "event": True, "states": {"1": "open", "2": "closed"},
             "control": "sbo", "min": 1.0, "description": "feeder 12", "area": "north", "bay": "12",
+                "tags": ["tag/gateway", "tag/device/A", "tag/bay/12", "tag/point/A/CB"],
         }
     ]  # fmt: skip
 
