@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import signal
 import sys
 import uuid
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from gatewayd import __version__, certificates, clock, health, heap, inquiry
+from gatewayd import __version__, certificates, clock, garbage, health, heap, inquiry
 from gatewayd.config import Config, ConfigError, load, named_files
 from gatewayd.config_tables import listening
 from gatewayd.control.desk import Desk, Station
@@ -47,8 +46,6 @@ log = structlog.get_logger("daemon")
 
 SWITCH_INTERVAL_S = 0.0005
 """The journal's thread must get the GIL from a busy loop (docs/delivery.md)."""
-GC_THRESHOLD = (50_000, 20, 100)
-"""Samples and records are many, short-lived and hold no cycles."""
 CLOCK_EVERY_S = 1.0
 CERTIFICATES_S = 3600.0
 FLUSH_S = 3.0
@@ -184,12 +181,11 @@ class Daemon:
             "clock": self._watch_clock,
             "certificates": self._watch_certificates,
             "reload": self._reloads,
+            "garbage": garbage.keep_tidy,
         }
         inner = [tasks.create_task(_coroutine(run), name=name) for name, run in work.items()]
         self._tasks = [*outward, *inward, *inner]
-        gc.collect()
-        gc.freeze()  # the configuration lives as long as we do: never looked at again
-        gc.set_threshold(*GC_THRESHOLD)
+        garbage.settle()
         health.ready(self._status())
         await self._stop.wait()
         await self._shut_down(outward, inward, inner)

@@ -23,7 +23,7 @@ from collections.abc import Callable, Coroutine
 
 import structlog
 
-from gatewayd import failpoint, heap, log
+from gatewayd import failpoint, garbage, heap, log
 from gatewayd.control.types import Step
 from gatewayd.points.types import Batch, Cursor, Link, Sample
 from gatewayd.protocols import registry, wedged, wire
@@ -35,7 +35,6 @@ from gatewayd.protocols.supervise import keep_running
 logger = structlog.get_logger("worker")
 
 PR_SET_PDEATHSIG = 1
-GC_THRESHOLD = (50_000, 20, 100)
 WRITE_AHEAD = 1024 * 1024
 """Octets waiting for the core from which on state is gathered (newest wins) in place of being sent."""
 
@@ -153,7 +152,7 @@ class Worker:
     async def run(self, sock: socket.socket) -> None:
         """Serve until the core is gone, which ends the process."""
         await asyncio.get_running_loop().create_connection(lambda: self._outbox, sock=sock)
-        await asyncio.Event().wait()
+        await garbage.keep_tidy()
 
     def _received(self, message: wire.ToWorker) -> None:
         match message:
@@ -181,6 +180,8 @@ class Worker:
             logger.exception("the driver cannot be made", device=device.name)
             sink.device(device.name, Link.FAULT, f"the driver cannot be made: {error}")
             return
+        if not self._drivers:
+            garbage.settle()  # the driver's modules are here now
         self._drivers[device.name] = driver
         self._running[device.name] = asyncio.get_running_loop().create_task(
             keep_running(driver, device.name, sink, sink.cursors), name=device.name
@@ -243,8 +244,8 @@ def main(arguments: list[str] | None = None) -> int:
         signal.signal(number, signal.SIG_IGN)  # the terminal's Ctrl-C reaches us too; the core decides
     log.configure(given.log_level)
     wedged.in_worker()
-    # Samples are many, short-lived and hold no cycles: collecting them early costs up to a quarter of the CPU.
-    gc.set_threshold(*GC_THRESHOLD)
+    # Collecting early costs up to a quarter of the CPU.
+    gc.set_threshold(*garbage.THRESHOLD)
     heap.keep()
     sock = socket.socket(fileno=given.fd)
     sock.setblocking(False)
