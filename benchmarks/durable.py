@@ -188,7 +188,7 @@ async def drain(folder: Path, count: int = 500_000) -> None:
             arrived = [one.mono_ns for one, _ in events(heard)]
             order = [event["seq"] for _, event in events(heard) if event["seq"] <= count]
             took = (arrived[-1] - arrived[0]) / 1e9
-            fresh = [(one.utc_ns - utc_ns(record.t)) / 1e6 for one, record in states(heard)]
+            fresh = [(one.utc_ns - utc_ns(r.t)) / 1e6 for one, r in states(heard) if r.quality == "good"]
             print(
                 f"\nbacklog of {count:,} events: {len(arrived)} delivered in {took:.1f} s "
                 f"({len(arrived) / took:,.0f}/s), "

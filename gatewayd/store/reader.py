@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
 from pathlib import Path
 
 import structlog
@@ -22,20 +20,29 @@ TAIL_BYTES = 8 * 1024 * 1024
 
 
 class Tail:
-    """The newest committed events, contiguous."""
+    """The newest committed events, contiguous. A list, cut now and then: reading at its end costs what is read."""
 
     def __init__(self) -> None:
-        self._events: deque[StoredEvent] = deque()
+        self._events: list[StoredEvent] = []
         self._bytes = 0
 
-    def extend(self, events: Iterable[StoredEvent], oldest: int) -> None:
+    def extend(self, events: Sequence[StoredEvent], oldest: int) -> None:
         """Add what was committed; forget what is older than `oldest` or too much."""
         mine = self._events
-        for event in events:
-            mine.append(event)
-            self._bytes += len(event.payload)
-        while mine and (len(mine) > TAIL_EVENTS or self._bytes > TAIL_BYTES or mine[0].seq < oldest):
-            self._bytes -= len(mine.popleft().payload)
+        mine += events
+        self._bytes += sum([len(event.payload) for event in events])
+        if mine and (len(mine) > 2 * TAIL_EVENTS or self._bytes > TAIL_BYTES or mine[0].seq < oldest):
+            self._cut(oldest)
+
+    def _cut(self, oldest: int) -> None:
+        mine = self._events
+        gone = max(len(mine) - TAIL_EVENTS, oldest - mine[0].seq, 0)
+        size = self._bytes - sum([len(event.payload) for event in mine[:gone]])
+        while size > TAIL_BYTES:
+            size -= len(mine[gone].payload)
+            gone += 1
+        del mine[:gone]
+        self._bytes = size
 
     def read(self, first: int, limit: int, max_bytes: int) -> list[StoredEvent] | None:
         """Events from `first` on, None where they are not all in memory."""
@@ -43,7 +50,7 @@ class Tail:
         if not mine or first < mine[0].seq:
             return None
         start = first - mine[0].seq
-        return bounded(islice(mine, start, start + limit), max_bytes)
+        return bounded(mine[start : start + limit], max_bytes)
 
 
 def bounded(events: Iterable[StoredEvent], max_bytes: int) -> list[StoredEvent]:
