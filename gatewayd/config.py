@@ -218,10 +218,9 @@ class _Loader:
         for key, message in control_settings.check(read):
             self._source.mistake(("control", key), _prefixed(key, message))
         self._select_timeout_s = read.select_timeout_s
-        read = self._with_paths(read, ("control",))
-        if self._purpose is Purpose.CHECK and Path(read.rights_file).is_file():
-            self._rights(Path(read.rights_file))
-        return read
+        if self._purpose is Purpose.CHECK and "/" in read.rights_file and (self._folder / read.rights_file).is_file():
+            self._rights(self._folder / read.rights_file)
+        return self._with_paths(read, ("control",))
 
     def _rights(self, path: Path) -> None:
         from gatewayd.control import identity  # brings cryptography with it

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import msgspec
+import pytest
 import pytest_asyncio
 
 from gatewayd.control.identity import GRANTS, Right, Role
+from gatewayd.control.keys import SigningKey, verified
 from gatewayd.control.reasons import Effect, Reason
 from gatewayd.control.settings import ControlSettings
 from gatewayd.control.states import State
@@ -190,6 +192,21 @@ async def test_the_program_of_the_page_operates(room: DeskRoom, broker: Mosquitt
     out, _ = await asyncio.wait_for(process.communicate(), 30)
     assert (process.returncode, out.decode()) == (0, "ok confirmed\n")
     assert room.field.count("operate", CB) == 1
+
+
+def test_the_signature_of_the_page_is_what_the_gateway_verifies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    key = SigningKey.new()
+    (tmp_path / "alice.pem").write_bytes(key.pem())
+    [lines] = blocks("Who may", "python")
+    names: dict[str, Any] = {"topic": "gw/test/cmd/alice/select", "payload": b'{"tx":"1"}'}
+    exec(lines, names)
+    (_, key_id), (_, signature) = names["properties"]
+    assert key_id == key.id
+    assert verified(key.public, names["topic"], names["payload"], signature)
+    assert not verified(key.public, names["topic"], names["payload"] + b" ", signature)
 
 
 def test_every_command_of_the_page_exists() -> None:
