@@ -5,7 +5,8 @@
 In one worker process live a good outstation and, one after the other, hostile ones: they say what is in corpus/dnp3/,
 damaged copies of it, and octets of no form, as answers, unasked and as bare frames. All the time
 * the good one's events arrive, each once, in order;
-* nobody is sent a control;
+* nobody is sent a control but the hostile one that was commanded, each function code once for each command, and "done"
+  is never said of an OPERATE that did not arrive;
 * the worker lives, or is restarted and the good one goes on;
 * its memory stays where it is;
 and afterwards an outstation at a hostile one's place that behaves comes up.
@@ -20,13 +21,14 @@ import itertools
 import random
 import struct
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from py1815 import link
 
-from gatewayd.control.types import Step
-from gatewayd.points.types import Batch, Cursor, Kind, Link, PointSpec
+from gatewayd.control.types import Control, Step, Verdict
+from gatewayd.points.types import Batch, ControlMode, Cursor, Kind, Link, PointSpec
 from gatewayd.protocols.child import Child
 from gatewayd.protocols.device import Device
 from gatewayd.protocols.fleet import Fleet
@@ -34,9 +36,11 @@ from tests.brokers import until
 from tests.protocols.dnp3.outstation import Answer, Function, Outstation, Request, indexed, ranged, time48
 
 CORPUS = Path(__file__).parent / "corpus" / "dnp3"
-GOOD, GOOD_ROW = "GOOD", 0
+GOOD, GOOD_ROW, COMMANDED = "GOOD", 0, 99
 ROUND_S = 1.2
 """How long one hostile outstation lives."""
+LEAST_ROUNDS = 2
+"""However short the time: one outstation hostile once it is up, one from the beginning, and the corpus said."""
 MORE_MEMORY_MIB = 48
 """What a worker may have grown by: allocators keep some, a leak does not stop."""
 CONTROLS = (Function.SELECT, Function.OPERATE, Function.DIRECT_OPERATE, Function.DIRECT_OPERATE_NR)
@@ -164,6 +168,7 @@ class Core:
         self.counted: list[int] = []
         self.gaps: list[str] = []
         self.hostile_values = 0
+        self.replies: Counter[Verdict] = Counter()
         self._cursors: dict[str, dict[str, Cursor]] = {}
 
     def state(self, batch: Batch) -> None:
@@ -197,12 +202,15 @@ class Core:
 
 def device(name: str, row: int, port: int, **options: object) -> Device:
     types = {"CT": Kind.COUNTER} if name == GOOD else TYPES
-    points = tuple(
+    points = [
         PointSpec(row=row + n, name=f"{name}/{one}", kind=kind, device=name, address=f"{one}:0", event=True)
         for n, (one, kind) in enumerate(types.items())
-    )
+    ]
+    if name != GOOD:
+        breaker = {"control": ControlMode.SBO, "command": "CROB:2 trip-close"}
+        points.append(PointSpec(row=COMMANDED, name=f"{name}/CB", kind=Kind.DOUBLE, device=name, address="", **breaker))
     given = {"event_poll_s": 0.1, "response_timeout_s": 1.0, **options}
-    return Device(name=name, protocol="dnp3", host="127.0.0.1", port=port, points=points, options=given)
+    return Device(name=name, protocol="dnp3", host="127.0.0.1", port=port, points=tuple(points), options=given)
 
 
 def memory_mib(pid: int) -> float:
@@ -251,7 +259,7 @@ async def besiege(seconds: float, seed: int) -> dict[str, int]:
             await fleet.configure([friend])
             await until(lambda: core.links.get(GOOD) is Link.UP, "the good outstation is up")
             before = memory_mib(next(iter(fleet.workers().values())))
-            while time.monotonic() < end or not rounds:
+            while time.monotonic() < end or rounds < LEAST_ROUNDS or said <= len(corpus()):
                 rounds += 1
                 said += await _round(
                     fleet, core, friend, Hostile(rng, stream), f"HOSTILE{rounds}", patient=bool(rounds % 2)
@@ -268,6 +276,7 @@ async def besiege(seconds: float, seed: int) -> dict[str, int]:
     return {
         "said": said, "rounds": rounds, "values_taken": core.hostile_values, "good_events": len(core.counted),
         "worker_restarts": fleet.restarts,
+        **{f"commands_{verdict.name.lower()}": count for verdict, count in core.replies.items()},
     }  # fmt: skip
 
 
@@ -280,18 +289,41 @@ async def _round(fleet: Fleet, core: Core, friend: Device, hostile: Hostile, nam
         if patient:
             await until(lambda: core.links.get(name) is Link.UP, f"{name} is up, before it turns hostile")
         attack = asyncio.create_task(hostile.attack())
-        await asyncio.wait({attack}, timeout=ROUND_S)
+        commands = asyncio.create_task(_command(fleet, core, name, hostile))
+        await asyncio.wait({attack, commands}, timeout=ROUND_S, return_when=asyncio.FIRST_COMPLETED)
         ended = attack.done()
         attack.cancel()
         await asyncio.gather(attack, return_exceptions=True)
         assert not ended, "the attack ended by itself"
-        assert [request for request in hostile.requests if request.function in CONTROLS] == []
+        await commands
         # whoever behaves again is taken up again: a new device at the same place, for the pauses of the old one
         hostile.answers.clear()
         await fleet.configure([friend, device(f"{name}-MENDED", 1, hostile.port)])
         await until(lambda: core.links.get(f"{name}-MENDED") is Link.UP, f"{name} is up once it behaves", 20)
         await fleet.configure([friend])
     return hostile.said
+
+
+async def _command(fleet: Fleet, core: Core, name: str, hostile: Hostile) -> None:
+    """Command the hostile outstation while it raves: whatever it answers, nothing goes out twice."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + ROUND_S
+    for number in itertools.count(1):
+        before = len(hostile.requests)
+        in_a_second = time.monotonic_ns() + 1_000_000_000
+        control = Control(
+            id=f"{name}-{number}", point=COMMANDED, value=True, operator="fuzz", sbo=bool(number % 2),
+            not_after_ns=in_a_second,
+        )  # fmt: skip
+        reply = await fleet.ask("operate", name, control)
+        sent = [request.function for request in hostile.requests[before:] if request.function in CONTROLS]
+        allowed = [Function.SELECT, Function.OPERATE] if control.sbo else [Function.DIRECT_OPERATE]
+        assert sent == allowed[: len(sent)], f"more went out than was commanded: {sent}"
+        core.replies[reply.verdict] += 1
+        assert reply.verdict is not Verdict.DONE or sent == allowed, "done, without an operate that arrived"
+        if loop.time() > until_s:
+            return
+        await asyncio.sleep(0.05)
 
 
 def run(seconds: float, seed: int) -> None:
