@@ -7,16 +7,25 @@ import os
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 import pytest_asyncio
 import structlog
 
+from gatewayd.console.control import Order, control
 from gatewayd.console.mqtt import Broker as Connection
 from gatewayd.console.mqtt import quiet_logs
+from gatewayd.console.operator import Exit, Place
+from gatewayd.console.status import status
+from gatewayd.console.tagging import Which, hang
+from gatewayd.console.view import Filter
+from gatewayd.console.watch import Form, watch
 from gatewayd.control import identity
 from gatewayd.control.identity import GRANTS, Right, Role
 from gatewayd.mqtt.settings import MqttSettings
 from tests.brokers import Mosquitto, _hash, find_mosquitto, until
+from tests.cli.desk import desk_room
+from tests.control.support import CB
 from tests.mqtt.support import console
 
 ETC = Path(__file__).parents[2] / "etc"
@@ -95,6 +104,26 @@ async def test_nobody_commands_in_anothers_name_or_reads_anothers_answers(
         await until(lambda: heard and overheard, "what is allowed arrives")
         assert [topic for topic, _ in heard if topic.startswith(f"{BASE}/cmd/")] == [f"{BASE}/cmd/alice/operate"]
         assert {topic for topic, _ in overheard} == {f"{BASE}/control/FDR12/CB/POS"}
+
+
+async def test_an_operator_with_his_login_does_all_he_may_and_nothing_as_somebody_else(
+    documented: Documented, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet_logs()
+    own = login(documented, "gw-riverside", tmp_path)
+    gateway = {"username": own.username, "password_file": own.password_file, "base": BASE}
+    alice, bob = (msgspec.structs.replace(login(documented, name, tmp_path), base=BASE) for name in ("alice", "bob"))
+    async with desk_room(tmp_path / "state", documented.url, login=gateway) as room:
+        assert await control(alice, Order(CB, "open", "alice", yes=True)) is Exit.OK
+        assert await hang(Place(alice, "alice"), Which.TAG, "caution", CB, "", as_json=False) is Exit.OK
+        assert await status(alice, as_json=False, wait_s=5.0) == 0, capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "caution" in shown
+        assert await watch(bob, Filter(), once=True, form=Form.TABLE, wait_s=5.0) == 0
+        assert await control(bob, Order(CB, "closed", "alice", yes=True)) is not Exit.OK
+        assert "alice" in capsys.readouterr().out
+        assert {request.operator for request in room.requests} == {"alice"}
+        assert room.field.count("operate", CB) == 1
 
 
 async def test_nobody_comes_in_without_a_login(documented: Documented) -> None:
