@@ -312,6 +312,7 @@ class Daemon:
             },
             "workers": {"restarts": self.fleet.restarts},
             "consumers": self.consumers.counters(),
+            "metrics": self._metrics.counters() if self._metrics is not None else {},
             "log": log_counters(),
         }
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
@@ -313,8 +313,10 @@ class DataPath:
         self.shifts = {device: shift for device, shift in shifts.items() if shift}
         fresh = LinkState(Link.CONNECTING, now.utc_ns, "")
         self.links = {name: self.links[name] if name in shifts else fresh for name in protocols}
-        for name in set(self._told) - set(protocols):
-            del self._told[name]
+        tables: tuple[dict[str, Any], ...] = (self._told, self.offsets, self._heard_ns)
+        for table in tables:
+            for name in table.keys() - protocols.keys():
+                del table[name]
         self._note(self._events(applied), self._image(applied))
         self._mind_contacts()
 

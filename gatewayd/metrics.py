@@ -9,6 +9,7 @@ A scrape is answered from the daemon's own loop, so it also shows whether that s
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -25,6 +26,10 @@ from gatewayd.points.types import Link
 log = structlog.get_logger("metrics")
 
 PATIENCE_S = 3.0
+MOST_CLIENTS = 8
+"""Connections to the listener at once, each on a thread of its own; the next one is closed at once and counted."""
+SLOW_S = 5.0
+"""A client that says nothing for so long is left."""
 GAUGES = frozenset(
     {
         "waiting_appends", "waiting_jobs", "used_bytes", "limit_bytes", "free_bytes", "backlog", "full", "broken",
@@ -198,15 +203,50 @@ class _FromLoop(Collector):
 
 
 class Listener:
-    """The listener while it runs; `port` is the real one where 0 was asked for."""
+    """The listener while it runs.
+
+    port:    the real one where 0 was asked for
+    refused: connections over MOST_CLIENTS
+    left:    connections that said nothing in time, or broke
+    """
 
     def __init__(self, host: str, port: int, snapshot: Callable[[], Snapshot]) -> None:
         """Listen. Raises OSError."""
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_FromLoop(snapshot, asyncio.get_running_loop()))
         self._server, self._thread = start_http_server(port, addr=host, registry=registry)
+        self._places = threading.BoundedSemaphore(MOST_CLIENTS)
+        self.refused = self.left = 0
+        self._bound(self._server)
         self.port: int = self._server.server_address[1]
         log.info("metrics are served", host=host, port=self.port)
+
+    def _bound(self, server: Any) -> None:
+        """Connections at once, and how long one may be silent: the library has no limit of its own."""
+        take, serve, handler = server.process_request, server.process_request_thread, server.RequestHandlerClass
+
+        def taken(request: Any, address: Any) -> None:
+            if self._places.acquire(blocking=False):
+                take(request, address)
+            else:
+                self.refused += 1
+                server.shutdown_request(request)
+
+        def served(request: Any, address: Any) -> None:
+            try:
+                serve(request, address)
+            finally:
+                self._places.release()
+
+        def failed(*_: Any) -> None:
+            self.left += 1
+
+        server.process_request, server.process_request_thread, server.handle_error = taken, served, failed
+        server.RequestHandlerClass = type("Handler", (handler,), {"timeout": SLOW_S})
+
+    def counters(self) -> dict[str, int]:
+        """Plain integers by name."""
+        return {"refused": self.refused, "left": self.left}
 
     async def close(self) -> None:
         """Stop listening."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import urllib.request
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from gatewayd import metrics
 from gatewayd.certificates import Finding
 from gatewayd.config import ConfigError, load
 from gatewayd.config_tables import listening
 from gatewayd.metrics import AT_FIRST_ZERO, LinkNow, Listener, families
 from gatewayd.points.types import Link
+from tests.brokers import until
 
 PACKAGE = Path(__file__).parents[1] / "gatewayd"
 COUNTERS = {
@@ -124,3 +127,31 @@ def test_another_address_is_a_mistake(tmp_path: Path) -> None:
     path.write_text(f'[gateway]\nname = "x"\n[metrics]\nlisten = "0.0.0.0:9464"\n{device}')
     with pytest.raises(ConfigError, match="an address of this machine alone is allowed"):
         load(path)
+
+
+async def test_many_clients_and_silent_ones_cost_a_few_threads_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "SLOW_S", 1.5)
+    listener = Listener("127.0.0.1", 0, lambda: (COUNTERS, LINKS))
+    clients: list[socket.socket] = []
+    try:
+        while listener.refused < 3:
+            assert len(clients) < 200
+            clients.append(await asyncio.to_thread(socket.create_connection, ("127.0.0.1", listener.port), 5))
+            assert threads(listener) <= metrics.MOST_CLIENTS
+        await until(lambda: threads(listener) == 0, "the silent ones are left")
+        assert listener.counters()["left"] >= metrics.MOST_CLIENTS
+        assert "gatewayd_journal_backlog" in await asyncio.to_thread(_get, listener.port)
+    finally:
+        for client in clients:
+            client.close()
+        await listener.close()
+
+
+def threads(listener: Listener) -> int:
+    """Threads that serve a client now."""
+    return metrics.MOST_CLIENTS - listener._places._value
+
+
+def _get(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        return str(answer.read().decode())

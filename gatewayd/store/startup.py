@@ -27,6 +27,8 @@ log = structlog.get_logger("journal")
 
 T = TypeVar("T")
 LOCK = "journal.lock"
+MOST_ASIDE = 5
+"""Unreadable journals that are kept for people to look at."""
 SUSPECT = "journal.suspect"
 """Left behind when SQLite said at run time that the file is damaged: the next start reads all of it."""
 _TABLES = {"events", "image", "cursors", "meta"}
@@ -279,9 +281,19 @@ def move_aside(directory: Path, now_ns: int) -> Path:
         part = directory / (schema.FILE + end)
         if part.exists():
             part.replace(aside.with_name(aside.name + end))
+    _keep_few(directory)
     (directory / SUSPECT).unlink(missing_ok=True)
     highwater.fsync_directory(directory)
     return aside
+
+
+def _keep_few(directory: Path) -> None:
+    """A disk that goes bad again and again must not be filled by what it spoilt."""
+    found = sorted(directory.glob("journal-unreadable-*.db"), key=lambda path: path.stat().st_mtime)
+    for path in found[:-MOST_ASIDE]:
+        log.warning("an old unreadable journal is deleted; the newest are kept", file=path.name, kept=MOST_ASIDE)
+        for end in ("-wal", "-shm", ""):
+            path.with_name(path.name + end).unlink(missing_ok=True)
 
 
 def judge(mark: highwater.Mark | None, *, had_mark: bool, epoch: str, previous: str, newest: int) -> gaps.Break | None:

@@ -1,3 +1,4 @@
+import os
 import shutil
 import sqlite3
 import subprocess
@@ -308,3 +309,12 @@ async def test_an_unreadable_stored_value_is_left_out(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     assert journal.image() == {}
     await journal.close()
+
+
+def test_of_many_unreadable_journals_the_newest_are_kept(tmp_path: Path) -> None:
+    for number in range(8):
+        (tmp_path / "journal.db").write_text(f"spoilt {number}")
+        aside = startup.move_aside(tmp_path, number * 1_000_000_000)
+        os.utime(aside, (number, number))
+    kept = sorted(path.read_text() for path in aside_files(tmp_path))
+    assert kept == [f"spoilt {number}" for number in range(3, 8)]

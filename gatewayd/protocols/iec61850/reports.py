@@ -228,17 +228,26 @@ class Assembler:
         self._changed: list[Sample] = []
         self._static: list[Sample] = []
         self._next: tuple[int | None, int] | None = None
+        self._members = 0
         self._interrogated = self._overflow = False
         self._values: dict[Part, Any] = {}
         self._qualities: dict[Part, int | None] = {}
 
     def add(self, report: Report, received_ns: int) -> Assembled | None:
-        """The whole report once its last segment is here, else None."""
+        """The whole report once its last segment is here, else None.
+
+        Raises MalformedReportError where its segments bring more members than the data set has: one that never ended
+        would be gathered for ever.
+        """
         here = (report.sequence, report.sub_sequence)
         if report.sub_sequence == 0 or here != self._next:
             if self._next is not None or report.sub_sequence:
                 self.broken_segments += 1
             self._begin()
+        self._members += len(report.elements)
+        if self._members > self.map.size:
+            self._begin()
+            raise MalformedReportError(f"segments with more than the {self.map.size} members of the data set")
         self._take(report, received_ns)
         self._overflow = self._overflow or report.overflow
         if report.more:
@@ -253,6 +262,7 @@ class Assembler:
 
     def _begin(self) -> None:
         self._changed, self._static, self._next = [], [], None
+        self._members = 0
         self._interrogated = self._overflow = False
 
     def _take(self, report: Report, received_ns: int) -> None:

@@ -152,3 +152,13 @@ def test_no_report_whatever_it_holds_does_more_than_be_refused(parts: list[objec
         pass
     finally:
         native.MmsValue_delete(value)
+
+
+def test_a_report_whose_segments_never_end_is_given_up(assembler: Assembler):
+    everything = list(range(MEMBERS))
+    add(assembler, segment(everything, sequence=1, sub=0, more=True))
+    with pytest.raises(MalformedReportError, match="more than the 6 members"):
+        add(assembler, segment([0], sequence=1, sub=1, more=True))
+    whole = add(assembler, segment(everything, sequence=2, sub=0, more=False))
+    assert whole is not None
+    assert len(whole.changed) == MEMBERS
