@@ -17,10 +17,12 @@ import struct
 import subprocess
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+import aiomqtt
 
 from gatewayd.store import audit
 from simulators.dnp3_feeder import Dnp3Feeder
@@ -47,12 +49,12 @@ POINTS: dict[str, list[str]] = {
         SWITCH + "on('FDR12/LOCAL'),,riverside,50",
         "FDR12/LOCAL,binary,BI:0,,,,,,,,,,,,",
         "FDR12/AR,binary,BI:6,sbo,CROB:4 latch,FDR12/AR,1,2,,,F12,,,on('BAY1/OK'),riverside",
-        "FDR12/RESET,binary,BI:1,sbo,CROB:5 pulse,none,,2,,,,,,,riverside",
+        "FDR12/RESET,binary,BI:1,sbo,CROB:5 pulse,none,,30,,,,,,,riverside",
         "FDR12/SET16,analog,AI:4,sbo,AO:1 i16,FDR12/SET16,1,2,0.5,,,,,,riverside",
         "FDR12/SET32,analog,AI:0,sbo,AO:1 i32,FDR12/SET16,1,2,0.5,,,,,,riverside",
         "FDR12/SETF,analog,AI:1,sbo,AO:1 f32,FDR12/SET16,1,2,0.5,,,,,,riverside",
         "FDR12/SETD,analog,AI:2,direct,AO:1 f64,FDR12/SET16,1,2,0.5,,,,,,riverside",
-        "FDR12/TAP,analog,AI:5,sbo,CROB:6 raise-lower,FDR12/TAP,1,2,,,,,,,riverside",
+        "FDR12/TAP,analog,AI:5,sbo,CROB:6 raise-lower,FDR12/TAP,1,30,,,,,,,riverside",
     ],
     "BAY1": [
         "BAY1/CB/POS,double,BAY1LD0/CSWI1.Pos,sbo,BAY1LD0/CSWI1.Pos,BAY1/CB/POS,1,2,,,B1,bay,,,hill",
@@ -75,16 +77,16 @@ POINTS: dict[str, list[str]] = {
     "SCR12": ["SCR12/SW,binary,BI:0,sbo,CROB:2 trip-close,SCR12/SW,1,2,,,,,,,"],
     "SCR3": [
         "SCR3/SW,binary,DI:0,sbo,CO:0,SCR3/SW,1,2,,,,,,,",
-        "SCR3/PULSE,binary,CO:8,sbo,CO:7 pulse_ms=50,SCR3/SW,1,2,,,,,,,",
+        "SCR3/PULSE,binary,CO:8,sbo,CO:7 pulse_ms=50,SCR3/SW,8,2,,,,,,,",
     ],
 }
 OPTIONS = {
     "FDR12": ("dnp3", "remote_address = 10\nevent_poll_s = 0.5\nresponse_timeout_s = 0.5\nconnect_timeout_s = 1"),
     "BAY1": (
         "iec61850",
-        'reports = ["BAY1LD0/LLN0.BR.brcbST", "BAY1LD0/LLN0.RP.urcbMX"]\npoll_s = 0.1\ntimeout_s = 0.6',
+        'reports = ["BAY1LD0/LLN0.BR.brcbST", "BAY1LD0/LLN0.RP.urcbMX"]\npoll_s = 0.2\ntimeout_s = 0.6',
     ),
-    "BAY2": ("iec61850", "constant_t = true\npoll_s = 0.1\ntimeout_s = 0.6\nconnect_timeout_s = 1"),
+    "BAY2": ("iec61850", "constant_t = true\npoll_s = 0.2\ntimeout_s = 0.6\nconnect_timeout_s = 1"),
     "MTR3": ("modbus", "unit = 1\npoll_s = 0.1\ntimeout_s = 0.4\nconnect_timeout_s = 1"),
     "SCR12": ("dnp3", "remote_address = 10\nevent_poll_s = 0.2\nresponse_timeout_s = 0.4\nconnect_timeout_s = 1"),
     "SCR3": ("modbus", "unit = 1\npoll_s = 0.1\ntimeout_s = 0.3\nconnect_timeout_s = 1"),
@@ -132,7 +134,7 @@ class Operator:
         return tx
 
     def answers(self, tx: str) -> list[dict[str, Any]]:
-        return [m.body for m in self.room.console.on(f"reply/{self.name}") if m.body.get("tx") == tx]
+        return [one for one in self.room.said(f"reply/{self.name}") if one.get("tx") == tx]
 
     async def first(self, tx: str) -> dict[str, Any]:
         await until(lambda: self.answers(tx), f"an answer to {tx}", 5)
@@ -192,21 +194,30 @@ class Room:
         self.feeder, self.rtu, self.bay, self.meter = plant
         self.outstation, self.peer = scripted
         self.wires = wires
+        self.state = folder / "state"
+        self.control = ""
+        """More lines of `[control]`."""
+        self.mqtt = ""
+        """More lines of `[mqtt]`."""
+        self.login: dict[str, str] = {}
         self.selects: list[tuple[Operator, str]] = []
         self.points: dict[str, dict[str, Any]] = {}
         self.gateway = Gateway(folder, folder / "gatewayd.toml")
+        self._again: contextlib.AbstractAsyncContextManager[Console] | None = None
         self._heard = 0
+        self._said: dict[str, list[dict[str, Any]]] = {}
+        self._trail: list[dict[str, Any]] = []
         self._marks: dict[str, int] = {}
 
     # --- the gateway
 
-    def write_config(self, *, more: str = "", without: Sequence[str] = ()) -> None:
-        """more: tables, or keys of `[control]`; without: points that are left out."""
+    def write_config(self, *, without: Sequence[str] = ()) -> None:
+        """without: points that are left out."""
         parts = [
-            f'[gateway]\nname = "test"\nstate_dir = "{self.folder / "state"}"',
-            f'[mqtt]\nurl = "{self.broker.url}"\nreconnect_max_s = 0.2',
+            f'[gateway]\nname = "test"\nstate_dir = "{self.state}"',
+            f'[mqtt]\nurl = "{self.broker.url}"\nreconnect_max_s = 0.2\n{self.mqtt}',
             '[journal]\nmax_size = "64MB"',
-            CONTROL + more,
+            CONTROL + self.control,
         ]
         for name, (protocol, options) in OPTIONS.items():
             parts.append(
@@ -219,6 +230,9 @@ class Room:
         self.gateway.config.write_text("\n".join(parts) + "\n")
 
     async def start(self, **environment: str) -> None:
+        """Start `gatewayd run`; what was published before is forgotten."""
+        self.look()
+        self.points.clear()
         offset = self.folder / "clock"
         offset.write_bytes(struct.pack("<q", 0))
         self.gateway.environment = {
@@ -242,7 +256,7 @@ class Room:
         await until(all_good, f"all good: {self.points}\n{self.gateway.log[-3000:]}", 30)
 
     def look(self) -> None:
-        """Take in what was published of points."""
+        """Take in what was published."""
         heard = self.console.heard
         while self._heard < len(heard):
             message = heard[self._heard]
@@ -250,6 +264,13 @@ class Room:
             if message.topic.startswith("gw/test/state/"):
                 for record in message.body["points"]:
                     self.points[record["point"]] = record
+            elif message.payload and not message.topic.startswith(("gw/test/cmd/", "gw/test/point/")):
+                self._said.setdefault(message.topic.removeprefix("gw/test/"), []).append(message.body)
+
+    def said(self, topic: str) -> list[dict[str, Any]]:
+        """What was heard on `gw/test/<topic>`, oldest first."""
+        self.look()
+        return self._said.get(topic, [])
 
     async def shows(self, point: str, value: Any) -> None:
         def there() -> bool:
@@ -261,11 +282,35 @@ class Room:
 
     async def control_now(self) -> list[dict[str, Any]]:
         """What is selected, under way and held, from `ask health`."""
-        before = len(self.console.on("answered/janitor"))
+        before = len(self.said("answered/janitor"))
         await self.console.publish("ask/janitor", {"ask": "health"})
-        await until(lambda: len(self.console.on("answered/janitor")) > before, "health", 5)
-        control = self.console.on("answered/janitor")[-1].body["control"]
+        await until(lambda: len(self.said("answered/janitor")) > before, "health", 5)
+        control = self.said("answered/janitor")[-1]["control"]
         return [one for kind in ("selects", "operations", "holds") for one in control[kind]]
+
+    async def listen_again(self) -> None:
+        """A new console, after the broker was away."""
+        await self.console_closed()
+        self._again = console(self.broker.url, **self.login)
+        self.look()
+        self.console = await self._again.__aenter__()
+        self._heard = 0
+
+    async def reached(self) -> None:
+        """Until the gateway takes requests."""
+        before = len(self.said("answered/janitor"))
+        for _ in range(100):
+            await self.console.publish("ask/janitor", {"ask": "health"})
+            with contextlib.suppress(AssertionError):
+                await until(lambda: len(self.said("answered/janitor")) > before, "", 0.2)
+                return
+        raise AssertionError(f"the gateway takes no requests: {self.gateway.log[-2000:]}")
+
+    async def console_closed(self) -> None:
+        again, self._again = self._again, None
+        if again is not None:
+            with contextlib.suppress(aiomqtt.MqttError):
+                await again.__aexit__(None, None, None)
 
     # --- people
 
@@ -302,8 +347,14 @@ class Room:
     # --- the audit trail
 
     def trail(self, tx: str) -> list[dict[str, Any]]:
-        records = [json.loads(entry.record) for entry in audit.entries(self.folder / "state")]
-        return [record for record in records if record.get("tx") == tx]
+        """What the audit trail says of a request so far."""
+        new = audit.entries(self.state, len(self._trail) + 1)
+        self._trail += [json.loads(entry.record) for entry in new]
+        return [record for record in self._trail if record.get("tx") == tx]
+
+    def read_again(self) -> None:
+        """The trail on disk is not the one that was read."""
+        self._trail.clear()
 
     async def proof(
         self, operator: Operator, tx: str, reason: str, effect: str, words: str, *, native: str = ""
@@ -315,10 +366,14 @@ class Room:
             assert done["native"]["name"] == native, done
 
         def public() -> list[dict[str, Any]]:
-            return [m.body for m in self.console.on(f"control/{done['point']}") if m.body["tx"] == tx]
+            return [one for one in self.said(f"control/{done['point']}") if one["tx"] == tx]
 
         await until(lambda: not done["point"] or any(one["result"] == "done" for one in public()), "told to all", 5)
-        await until(lambda: words.split() == self.words(tx), f"the trail {words}: {self.trail(tx)}", 5)
+        await until(
+            lambda: words.split() == [one for one in self.words(tx) if one != "late"],
+            f"the trail {words}: {self.trail(tx)}",
+            5,
+        )
         [outcome] = [one for one in self.trail(tx) if one["what"] in ("outcome", "refused", "cancel") and
                      "late" not in one]  # fmt: skip
         assert (outcome["who"], outcome["reason"], outcome["effect"]) == (operator.name, reason, effect)
@@ -381,14 +436,15 @@ class Room:
 
 
 @contextlib.asynccontextmanager
-async def opened(folder: Path, *, more: str = "", start: bool = True, **broker: Any) -> AsyncIterator[Room]:
-    """more: for the configuration; broker: of the Mosquitto."""
+async def opened(
+    folder: Path, *, control: str = "", mqtt: str = "", login: Mapping[str, str] | None = None, **broker: Any
+) -> AsyncIterator[Room]:
+    """control, mqtt: more lines of these tables; login: of the console; broker: of the Mosquitto."""
     async with contextlib.AsyncExitStack() as stack:
         made = await stack.enter_async_context(Mosquitto(folder / "broker", **broker))
         plant = await stack.enter_async_context(devices())
         outstation = await stack.enter_async_context(Outstation(static=ranged(1, 2, 0, [b"\x01"])))
         peer = await stack.enter_async_context(Peer())
-        listener = await stack.enter_async_context(console(made.url))
         feeder, rtu, bay, meter = plant
         feeder.travel_s = bay.travel_s = 0.05
         bay.set("GGIO1.Ind1.stVal[ST]", True)
@@ -396,13 +452,12 @@ async def opened(folder: Path, *, more: str = "", start: bool = True, **broker: 
         targets = {"FDR12": rtu.port, "BAY1": bay.port, "BAY2": bay.port, "MTR3": meter.port,
                    "SCR12": outstation.port, "SCR3": peer.port}  # fmt: skip
         wires = {name: await stack.enter_async_context(Wire(port)) for name, port in targets.items()}
+        listener = await stack.enter_async_context(console(made.url, **(login or {})))
         room = Room(folder, made, listener, plant, (outstation, peer), wires)
-        room.write_config(more=more)
-        try:
-            if start:
-                await room.start()
-                await room.good()
-                room.mark()
-            yield room
-        finally:
-            await room.gateway.kill()
+        room.control, room.mqtt, room.login = control, mqtt, dict(login or {})
+        room.write_config()
+        stack.push_async_callback(room.gateway.kill)
+        await room.start()
+        await room.good()
+        yield room
+        await room.console_closed()

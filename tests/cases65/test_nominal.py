@@ -28,8 +28,8 @@ async def test_dnp3_trip_and_close(room: Room) -> None:
         await until(lambda position=position: room.feeder.breaker == position)
         said = [one["result"] for one in alice.answers(selected["tx"]) + alice.answers(tx)]
         assert said == ["selected", "accepted", "done"]
-        public = room.console.on("control/FDR12/CB/POS")
-        told = [m.body["result"] for m in public if m.body["tx"] in (selected["tx"], tx)]
+        public = room.said("control/FDR12/CB/POS")
+        told = [one["result"] for one in public if one["tx"] in (selected["tx"], tx)]
         assert told == ["selected", "accepted", "done"]
         assert room.words(selected["tx"]) == ["select", "selected"]
 
