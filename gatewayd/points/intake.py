@@ -192,9 +192,11 @@ class Intake:
             quality = q.worst(quality, bits)
         before = self.image[row]
         own = quality & q.EVENT_MASK
-        same = before is not None and before.value == value and before.quality & q.EVENT_MASK == own
-        if same and not reported:
-            return
+        if before is not None and before.value == value and before.quality & q.EVENT_MASK == own:
+            if not reported:
+                return
+            if before.time_ns == time_ns and not quality & q.RECEIPT:
+                return  # the same event: it was read before the device reported it, or came before
         self.image[row] = Image(value, quality, native, time_ns)
         applied.image.append(row)
         # What the device reported has the device's own time; it is old only if that says so.

@@ -72,6 +72,16 @@ def test_what_the_device_reported_is_an_event_also_where_nothing_changed() -> No
     assert applied.events[0].state.time_ns == NOW + 5 * MS
 
 
+def test_an_event_that_was_read_before_it_is_reported_is_one_event() -> None:
+    points = intake([spec(0, Kind.BINARY)])
+    assert events(points.apply(batch(sample(0, True, at_ms=5)))) == [(0, True, False)]
+    assert points.apply(batch(sample(0, True, at_ms=5), reported=True)).events == []
+    later = points.apply(batch(sample(0, True, at_ms=6), sample(0, True, q.INVALID, at_ms=6), reported=True))
+    assert events(later) == [(0, True, False), (0, True, False)]  # another time, another quality
+    untimed = points.apply(batch(sample(0, True, q.INVALID | q.RECEIPT, at_ms=6), reported=True))
+    assert events(untimed) == [(0, True, False)]  # the gateway's own time says nothing of sameness
+
+
 def test_analogs_are_state_whether_reported_or_not() -> None:
     points = intake([spec(0, Kind.ANALOG)])
     assert points.apply(batch(sample(0, 1.5), reported=True)).events == []

@@ -266,10 +266,14 @@ class Taker:
             log.info("the IED decides what of its buffer it sends", block=str(block.name), cause=str(error))
 
     def enable(self, block: Block) -> None:
-        """RptEna. Raises NoBlockError."""
+        """RptEna. Raises NoBlockError; ConnectionLost where nobody knows whether it is enabled."""
         try:
             self._write(block, "RptEna", values.boolean(True))
         except RequestFailed as error:
+            if error.timed_out and block.last_report:
+                return  # a long buffer came first, and it comes only from a block that is enabled
+            if error.timed_out:
+                raise ConnectionLost(f"{block.name}: no answer to RptEna of {block.instance}") from error
             self._rpt_ids.discard(block.rpt_id)
             raise NoBlockError(f"{block.name}: {block.instance} cannot be enabled ({error})") from error
 
