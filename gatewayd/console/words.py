@@ -25,7 +25,7 @@ REASONS: dict[Reason, str] = {
     Reason.MISMATCH: "this is not what was selected",
     Reason.SELECTED_BY_YOU: "you have already selected something here",
     Reason.SELECTED_BY_OTHER: "somebody else has selected something here",
-    Reason.BUSY: "another command is on its way here",
+    Reason.BUSY: "another command is on its way here, or its outcome is uncertain",
     Reason.RATE_LIMITED: "too many requests: wait a moment",
     Reason.DEVICE_BUSY: "the device is busy with something else",
     Reason.NOT_ACTIVE: "this gateway is on standby, or not sure that it is the active one",

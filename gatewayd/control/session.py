@@ -106,7 +106,9 @@ def locked(session: Session, operator: str) -> Refusal | None:
         yours = session.opened.operator == operator
         reason = Reason.SELECTED_BY_YOU if yours else Reason.SELECTED_BY_OTHER
         return Refusal(reason, f"{session.point} is selected by {session.opened.operator}")
-    return Refusal(Reason.BUSY, f"{session.point} is {session.state}")  # 27, 29
+    if session.state is State.HOLD:  # 29
+        return Refusal(Reason.BUSY, f"{session.point} is held after an uncertain outcome: look at it, then clear it")
+    return Refusal(Reason.BUSY, f"{session.point} is {session.state}")  # 27
 
 
 def progress(session: Session, operator: str, tx: str) -> Answer | None:
