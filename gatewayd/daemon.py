@@ -168,8 +168,6 @@ class Daemon:
         outward = [tasks.create_task(self.publisher.run(), name="publisher")]
         await self.consumers.start()
         await self.desk.start()
-        if self.desk.loaded:
-            self.publisher.tags_known()
         inward = [tasks.create_task(self.commands.run(), name="commands")]
         await self._start_devices(self.config)
         work: dict[str, Callable[[], Awaitable[None]]] = {
@@ -289,6 +287,8 @@ class Daemon:
 
     async def _health(self) -> None:
         while True:
+            if self.desk.loaded:  # at the start, or when the journal can be read again
+                self.publisher.tags_known()
             await asyncio.sleep(health.HEALTH_S)
             self.publisher.health(self.counters())
 
@@ -310,7 +310,7 @@ class Daemon:
                 for name, offset in self.datapath.offsets.items()
                 if offset.offset_ns is not None
             },
-            "workers": {"restarts": self.fleet.restarts},
+            "workers": {"restarts": self.fleet.restarts, "undivided": self.fleet.undivided},
             "consumers": self.consumers.counters(),
             "metrics": self._metrics.counters() if self._metrics is not None else {},
             "log": log_counters(),

@@ -43,21 +43,25 @@ class History:
         self._crashes: list[float] = []
         self._alone = 0
 
-    def crashed(self, devices: Sequence[str], now_s: float) -> Verdict:
-        """Judge a crash of the worker that had these devices; now_s is monotonic."""
+    def crashed(self, devices: Sequence[str], now_s: float, room: int = PARTS) -> Verdict:
+        """Judge a crash of the worker that had these devices.
+
+        now_s: monotonic
+        room:  workers that may take its place
+        """
         if self._crashes and now_s - self._crashes[-1] > CALM_S:
             self._alone = 0
         self._crashes = [at for at in self._crashes if now_s - at <= WINDOW_S] + [now_s]
         together = [list(devices)]
         if len(self._crashes) < CRASHES:
             return Verdict(together, FIRST_PAUSE_S, "")
-        if len(devices) > 1:
-            parts = min(PARTS, len(devices))
+        parts = min(PARTS, len(devices), room)
+        if parts > 1:
             return Verdict([list(devices[at::parts]) for at in range(parts)], FIRST_PAUSE_S, "")
         first, longest = QUARANTINE_S
         pause = min(first * 2**self._alone, longest)
         self._alone += 1
-        return Verdict(together, pause, devices[0] if devices else "")
+        return Verdict(together, pause, devices[0] if len(devices) == 1 else "")
 
     def calm(self, started_s: float, now_s: float) -> bool:
         """Whether a worker that has run since then may be put together with others again."""

@@ -15,13 +15,15 @@ import structlog
 from gatewayd.control.types import Control, Reply
 from gatewayd.points.types import Cursor, Link
 from gatewayd.protocols.child import Child
-from gatewayd.protocols.culprits import History
+from gatewayd.protocols.culprits import FIRST_PAUSE_S, History
 from gatewayd.protocols.device import Device
 from gatewayd.protocols.host import OFFLINE, Core, Host
 
 log = structlog.get_logger("fleet")
 
 CALM_CHECK_S = 60.0
+MOST_WORKERS = 24
+"""Processes at once, however often devices are divided: about 25 MiB each (docs/limits.md)."""
 
 
 class Group:
@@ -83,6 +85,8 @@ class Fleet:
         self._started: set[asyncio.Task[None]] = set()
         self._names = 0
         self.restarts = 0
+        self.undivided = 0
+        """Crashes after which the devices were not divided because of MOST_WORKERS."""
 
     # --- devices ----------------------------------------------------------------------------------------------------
 
@@ -164,24 +168,31 @@ class Fleet:
             for name in group.devices:
                 self._core.device(name, Link.DOWN, f"its worker process ended: {cause}")
             lines = _lines(group.devices.values())
-            verdict = group.history.crashed(list(lines), loop.time())
+            verdict = group.history.crashed(list(lines), loop.time(), self._room())
             log.error(
                 "a worker ended", worker=group.name, cause=cause, devices=len(group.devices), pause_s=verdict.pause_s
             )
             if verdict.culprit:
                 self._suspect(lines[verdict.culprit], cause, verdict.pause_s)
+            elif verdict.pause_s > FIRST_PAUSE_S:  # there may be no more workers
+                self.undivided += 1
+                self._suspect(list(group.devices), cause, verdict.pause_s, of="its worker")
             if len(verdict.groups) > 1:
                 self._divide(group, [[name for line in part for name in lines[line]] for part in verdict.groups])
                 return
             await asyncio.sleep(verdict.pause_s)
 
-    def _suspect(self, names: Sequence[str], cause: str, pause_s: float) -> None:
-        """Tell that a device, or one of those on a line, is the culprit."""
-        who = "it brings" if len(names) == 1 else f"one of its line ({', '.join(names)}) brings"
+    def _suspect(self, names: Sequence[str], cause: str, pause_s: float, of: str = "its line") -> None:
+        """Tell that a device, or one of those on a line or in a worker that is not divided, is the culprit."""
+        who = "it brings" if len(names) == 1 else f"one of {of} ({', '.join(names)}) brings"
         why = f"{who} its worker down ({cause}): tried again in {pause_s:g} s"
         log.error("a device brings its worker down by itself", device=", ".join(names), pause_s=pause_s)
         for name in names:
             self._core.device(name, Link.FAULT, why)
+
+    def _room(self) -> int:
+        """Workers that may take the place of one."""
+        return MOST_WORKERS - len(self._groups) + 1
 
     def _divide(self, group: Group, parts: Sequence[Sequence[str]]) -> None:
         log.warning("the devices of a worker are divided to find which one brings it down", worker=group.name)

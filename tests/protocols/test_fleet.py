@@ -171,7 +171,38 @@ async def test_devices_of_one_line_stay_together_when_their_worker_is_divided() 
         await until(lambda: core.up("A", "B"))
 
 
+async def test_where_no_more_workers_may_run_the_suspects_wait_together_and_it_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gatewayd.protocols.fleet.MOST_WORKERS", 2)
+    core = FakeCore()
+    async with sailing(core) as fleet:
+        good = msgspec.structs.replace(device("GOOD", row=9), protocol="dnp3")
+        await fleet.configure([device("A"), device("BAD", "crash", row=1), good])
+        await until(lambda: core.link("BAD") is Link.FAULT and core.link("A") is Link.FAULT, deadline_s=40)
+        assert "one of its worker (A, BAD) brings its worker down" in core.links["A"][-1][1]
+        assert fleet.undivided == 1
+        assert set(fleet.workers()) == {"dnp3-0"}
+        assert core.up("GOOD")
+
+
 # ---- culprits, pure
+
+
+def test_without_room_for_workers_nothing_is_divided_and_the_pauses_grow() -> None:
+    history = History()
+    verdicts = [history.crashed(["A", "B"], float(at), 1) for at in range(4)]
+    assert [verdict.groups for verdict in verdicts] == [[["A", "B"]]] * 4
+    assert [verdict.culprit for verdict in verdicts] == [""] * 4
+    assert verdicts[1].pause_s == QUARANTINE_S[0]
+    assert verdicts[3].pause_s == 4 * QUARANTINE_S[0]
+    assert len(History().crashed(["A", "B", "C"], 0.0, 2).groups) == 1
+
+
+def test_little_room_is_used() -> None:
+    history = History()
+    history.crashed(["A", "B", "C"], 0.0, 2)
+    assert history.crashed(["A", "B", "C"], 1.0, 2).groups == [["A", "C"], ["B"]]
 
 
 def test_one_crash_is_forgiven_two_divide() -> None:
