@@ -103,6 +103,8 @@ class SocketWire(asyncio.Protocol):
         self._early: bytearray | None = bytearray()
         self._spoke = False
         self._closed = False
+        self._held = True
+        self._untaken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -143,16 +145,31 @@ class SocketWire(asyncio.Protocol):
             self._transport.write(data)
 
     def pause(self) -> None:
+        self._held = True
         if not self._closed and self._transport is not None:
             self._transport.pause_reading()
 
     def resume(self) -> None:
         early, self._early = self._early, None
+        self._held = False
         if self._closed or self._transport is None:
             return
         if early:
             self._received(bytes(early))
-        self._transport.resume_reading()
+        if not self._untaken:
+            self._transport.resume_reading()
+
+    def pause_writing(self) -> None:
+        """The device does not take what it is sent: nor is it read, or answers to it would pile up without bound."""
+        self._untaken = True
+        if not self._closed and self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It takes again."""
+        self._untaken = False
+        if not self._closed and not self._held and self._transport is not None:
+            self._transport.resume_reading()
 
     def close(self) -> None:
         self._closed = True
