@@ -44,8 +44,7 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
 
-EVENT_COLUMNS, IMAGE_COLUMNS = 7, 5
-PUT_CURSOR = "INSERT OR REPLACE INTO cursors VALUES(?,?,?)"
+EVENT_COLUMNS, IMAGE_COLUMNS, CURSOR_COLUMNS = 7, 5, 3
 PUT_META = "INSERT OR REPLACE INTO meta VALUES(?,?)"
 SPACE = "SELECT page_count, freelist_count, page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
 READ = "SELECT seq, recorded_ns, payload, crc FROM events WHERE seq BETWEEN ? AND ? ORDER BY seq LIMIT ?"

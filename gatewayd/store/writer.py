@@ -121,9 +121,10 @@ class _Group:
             flat = [value for row in self.image.values() for value in row]
             schema.put_many(connection, "INSERT OR REPLACE INTO image", schema.IMAGE_COLUMNS, flat)
             self.image = {}
-        for (device, source), data in self.cursors.items():
-            connection.execute(schema.PUT_CURSOR, (device, source, data))
-        self.cursors = {}
+        if self.cursors:
+            flat = [value for (device, source), data in self.cursors.items() for value in (device, source, data)]
+            schema.put_many(connection, "INSERT OR REPLACE INTO cursors", schema.CURSOR_COLUMNS, flat)
+            self.cursors = {}
 
 
 class Writer:
