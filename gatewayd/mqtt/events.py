@@ -79,6 +79,7 @@ class EventFeed:
         self.events_sent = 0
         self.event_messages = 0
         self.replayed = 0
+        self.replays_refused = 0
 
     def start(self) -> None:
         """Listen to the journal; once, in the running loop."""
@@ -189,6 +190,7 @@ class EventFeed:
         try:
             self._replays.put_nowait(request)
         except asyncio.QueueFull:
+            self.replays_refused += 1
             if len(self._too_many) < REPLAYS_WAITING:
                 self._too_many.append(request)
 

@@ -205,6 +205,7 @@ class Publisher:
             "event_messages": self._events.event_messages,
             "events": self._events.events_sent,
             "replayed": self._events.replayed,
+            "replays_refused": self._events.replays_refused,
             "refused": self._refusals.count,
         }
 
