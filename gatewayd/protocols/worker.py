@@ -75,7 +75,7 @@ class Outbox(asyncio.Protocol):
 
     def send(self, message: wire.Message) -> None:
         """Send in order. Whoever sends without waiting for an answer is bounded by what it speaks of."""
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.write(wire.pack(message))
 
     def send_state(self, batch: Batch) -> None:
