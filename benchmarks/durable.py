@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import sqlite3
 import tempfile
 import time
@@ -303,6 +304,7 @@ async def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rates", type=int, nargs="*", default=[1_000, 10_000, 20_000, 0], help="0: flat out")
     parser.add_argument("--events", type=int, default=10_000_000, help="in the journal of `start`")
     given = parser.parse_args(arguments)
+    print(f"{os.cpu_count()} cores, others' load {os.getloadavg()[0]:.1f} at the start (1 is one busy process)")
     runs: list[Callable[[Path], Awaitable[None]]] = []
     for name in given.scenarios or names:
         if name in ("dnp3", "iec61850"):
