@@ -37,6 +37,7 @@ BREAKER, TARGET, OPERATOR = "FDR12/CB/POS", "open", "demo"
 FLOWS = ("FDR12/MMXU/I", "FDR12/MMXU/P", "BAY1/MMXU/P", "MTR3/I", "MTR3/P")
 """What must be zero everywhere once the breaker is open."""
 SEEN_S = 10.0
+"""Until what follows from the command is heard, at most: the zeros, the events."""
 
 
 class Outcome(NamedTuple):
@@ -98,6 +99,7 @@ async def _demo(folder: Path, *, port: int, seconds: float | None) -> int:
                     command = await _breaker(broker, view, settings)
                     left = seconds - (asyncio.get_running_loop().time() - started)
                     await _show(broker, view, processes, max(left, 0.0))
+                    await broker.until(lambda: view.events and view.state_messages, SEEN_S)
                     status = _report(summary(view, connected=broker.connected, all_good=all_good, command=command))
             except asyncio.CancelledError:  # Ctrl-C: the counts, then the end
                 _report(summary(view, connected=broker.connected, all_good=all_good, command=None))
@@ -165,6 +167,7 @@ def _hint(url: str) -> None:
         "\nTry in another terminal:\n"
         f"  .venv/bin/gatewayd watch --url {url} 'FDR12/*'\n"
         f"  .venv/bin/gatewayd control --url {url} {BREAKER} closed\n"
+        f"  .venv/bin/gatewayd sweep --url {url}\n"
         f"  mosquitto_sub -V 5 -p {url.rpartition(':')[2]} -t 'gw/demo/#' -v\n",
         flush=True,
     )
