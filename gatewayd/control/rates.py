@@ -12,6 +12,11 @@ SECOND = 1_000_000_000
 MOST_OPERATORS = 1000
 """Operators remembered at the same time; past it those who have been quiet longest start anew."""
 
+RECORDED_PER_S, RECORDED_BURST = 20.0, 500
+"""Refusals of all operators together that are put on record one by one: made-up names must not fill the audit trail."""
+SUMMARIES_AT_ONCE = 20
+"""Records of what was only counted, at each look."""
+
 
 class Bucket:
     """So many at once, so many a second."""
@@ -76,6 +81,7 @@ class Rates:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._operators: dict[str, _One] = {}
+        self._all = Bucket(RECORDED_PER_S, RECORDED_BURST, 0)
 
     def configure(self, limits: Limits) -> None:
         """New limits; whoever asked too often may ask again."""
@@ -100,7 +106,7 @@ class Rates:
     def refuse(self, operator: str, reason: Reason, now: int, utc_ns: int) -> Put:
         """A refusal: put on record by itself, or only counted."""
         one = self._one(operator, now)
-        if not one.unrecorded and one.refusals.take(now):
+        if not one.unrecorded and one.refusals.take(now) and self._all.take(now):
             return Put.RECORD
         first = not one.unrecorded
         if first:
@@ -110,8 +116,10 @@ class Rates:
 
     def summaries(self, now: int, *, all_: bool = False) -> list[Unrecorded]:
         """What was only counted, of operators who are quiet again (or of all): it goes on record now, as a number."""
-        found = []
+        found: list[Unrecorded] = []
         for name, one in self._operators.items():
+            if len(found) >= SUMMARIES_AT_ONCE and not all_:
+                break
             if one.unrecorded and (all_ or one.refusals.left(now)):
                 found.append(Unrecorded(name, one.since_ns, dict(one.unrecorded)))
                 one.unrecorded = Counter()
