@@ -16,7 +16,7 @@ from gatewayd.control.types import StepKind, Verdict
 from gatewayd.points import quality as q
 from gatewayd.points.types import ControlMode, Kind
 from gatewayd.protocols.device import Tls
-from gatewayd.protocols.driver import LinkLost
+from gatewayd.protocols.driver import DeviceFault, LinkLost
 from gatewayd.protocols.iec61850.driver import create
 from tests.protocols.iec61850.support import LD, REPORTS, Watch, command, commanded, device, driving, point, until
 
@@ -157,14 +157,18 @@ def certificates(folder: Path) -> None:
                 "-keyout", f"{authority}.key", "-out", f"{authority}.pem")  # fmt: skip
     for name in ("", "client-"):
         openssl("req", "-newkey", "rsa:2048", "-nodes", "-keyout", f"{name}key.pem", "-out", "request.pem",
-                "-subj", f"/CN={name}ied")  # fmt: skip
+                "-subj", f"/CN={name}ied", "-addext", f"subjectAltName=DNS:{name}ied")  # fmt: skip
         openssl("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
-                "-out", f"{name}cert.pem", "-days", "2")  # fmt: skip
+                "-out", f"{name}cert.pem", "-days", "2", "-copy_extensions", "copy")  # fmt: skip
 
 
 async def test_tls_reads_and_reports_and_a_wrong_authority_or_no_tls_is_refused(tmp_path: Path):
     await asyncio.to_thread(certificates, tmp_path)
-    own = {"cert_file": str(tmp_path / "client-cert.pem"), "key_file": str(tmp_path / "client-key.pem")}
+    own = {
+        "cert_file": str(tmp_path / "client-cert.pem"),
+        "key_file": str(tmp_path / "client-key.pem"),
+        "server_name": "ied",
+    }
     async with serving(str(tmp_path)) as peer:
         plain = device(peer.port, POINTS, reports=REPORTS, connect_timeout_s=2)
         watch = Watch()
@@ -173,7 +177,10 @@ async def test_tls_reads_and_reports_and_a_wrong_authority_or_no_tls_is_refused(
             peer.say("set 2 1")
             await until(lambda: watch.samples(WHOLE, reported=True))
         wrong = msgspec.structs.replace(plain, tls=Tls(ca_file=str(tmp_path / "rogue.pem"), **own))
+        elsewhere = msgspec.structs.replace(
+            plain, tls=Tls(ca_file=str(tmp_path / "ca.pem"), **own | {"server_name": "other"})
+        )
         missing = msgspec.structs.replace(plain, tls=Tls(ca_file=str(tmp_path / "nothing.pem")))
-        for refused in (wrong, plain, missing):
-            with pytest.raises(LinkLost):
+        for refused, error in ((wrong, LinkLost), (elsewhere, LinkLost), (plain, LinkLost), (missing, DeviceFault)):
+            with pytest.raises(error):
                 await asyncio.wait_for(create(refused).run(Watch(), {}), 10)
