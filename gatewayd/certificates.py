@@ -21,6 +21,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from gatewayd.config_tables import exposed
 
 WARN_DAYS = (60, 30, 7)
+NOT_UNDERSTOOD = (
+    ValueError, TypeError, UnsupportedAlgorithm,
+    x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+"""What reading a file that is no certificate, or a damaged one, may raise."""
 
 
 class Named(NamedTuple):
@@ -78,9 +83,10 @@ def _one(named: Named, now: datetime) -> list[Finding]:
         if named.use == "crl":
             return [_revocations(plain, data, now)]
         certificates = x509.load_pem_x509_certificates(data)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        # parsed only as far as it is asked for: a name or an extension may still be no such thing
+        return [_certificate(plain, certificate, now, first=at == 0) for at, certificate in enumerate(certificates)]
+    except NOT_UNDERSTOOD as error:
         return [replace(plain, trouble=f"not understood: {str(error).partition('. See http')[0]}")]
-    return [_certificate(plain, certificate, now, first=at == 0) for at, certificate in enumerate(certificates)]
 
 
 def _load_key(data: bytes) -> PrivateKeyTypes:
@@ -159,7 +165,7 @@ def _fits(certificate: Path, key: Path) -> str:
     try:
         public = x509.load_pem_x509_certificate(certificate.read_bytes()).public_key()
         own = _load_key(key.read_bytes()).public_key()
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm):
+    except (OSError, *NOT_UNDERSTOOD):
         return ""
     form = serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
     return "" if public.public_bytes(*form) == own.public_bytes(*form) else f"does not belong to {certificate}"
