@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ from gatewayd.control.reasons import Reason
 from gatewayd.control.types import Verdict
 from gatewayd.points.types import Cursor, Link
 from gatewayd.protocols import culprits
+from gatewayd.protocols.blueprint import POLL_S
 from gatewayd.protocols.culprits import CALM_S, QUARANTINE_S, WINDOW_S, History
 from gatewayd.protocols.device import Serial
 from gatewayd.protocols.fleet import Fleet
@@ -108,6 +110,22 @@ async def test_the_device_that_brings_its_worker_down_is_found_and_the_others_ar
         assert told == {name: len(core.links[name]) for name in "ABCD"}
         await fleet.configure(devices)
         assert core.up("A", "B", "C", "D")
+
+
+async def test_what_goes_on_in_one_worker_makes_no_data_of_another_one_late() -> None:
+    core = FakeCore()
+    other = msgspec.structs.replace(device("OTHER", row=5), protocol="dnp3")
+    async with sailing(core) as fleet:
+        await fleet.configure([other])
+        await until(lambda: core.up("OTHER"))
+        began = len(core.of("OTHER"))
+        await fleet.configure([other, device("A"), device("B", row=1), device("BAD", "crash", row=9)])
+        await until(lambda: core.link("BAD") is Link.FAULT and core.up("A", "B"), deadline_s=40)
+        heard = [batch.t_recv_ns for batch in core.of("OTHER")[began:]]
+        assert fleet.restarts >= 3
+        assert core.up("OTHER")
+        late_s = max((after - before) / 1e9 for before, after in itertools.pairwise(heard)) - POLL_S
+        assert late_s < 5, "two seconds on a quiet machine"
 
 
 async def test_a_fault_of_one_device_is_told_and_nothing_restarts() -> None:
