@@ -58,7 +58,7 @@ class Terminator:
         shown = writer.get_extra_info("ssl_object").getpeercert() or {}
         self.clients += [value for part in shown.get("subject", ()) for key, value in part if key == "commonName"]
         try:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, asyncio.CancelledError):  # cancelled by us alone, at the end
                 if self._behind:
                     there = await asyncio.open_connection("127.0.0.1", self._behind)
                     self._writers.append(there[1])
