@@ -60,7 +60,9 @@ class Ied:
 
     def set(self, n: int, ms: int) -> None:
         reference = f"{LD}/GGIO1.IntIn{1 + (n - 1) % POINTS}"
-        with self.model.lock, self.model.batch():
+        reports = self.server.reports
+        assert reports is not None
+        with reports._lock, self.model.lock, self.model.batch():  # nobody reads a value without its time
             self.model.set(f"{reference}.t[ST]", TimestampData(datetime.fromtimestamp(ms / 1000, UTC), IN_STEP))
             self.model.set(f"{reference}.stVal[ST]", n)
 

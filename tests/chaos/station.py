@@ -26,7 +26,7 @@ from tests.e2e.station import ROOT, alive, children
 RTU1, RTU2, IED = "RTU1", "RTU2", "IED1"
 DEVICES = (RTU1, RTU2, IED)
 RATES = {RTU1: 150, RTU2: 150, IED: 20}
-CAPACITIES = {RTU1: 12000, RTU2: 12000, IED: 2000}
+CAPACITIES = {RTU1: 6000, RTU2: 6000, IED: 2000}
 QUIET_S = 1.5
 """So long after the last expected event nothing more may come before a round is judged."""
 

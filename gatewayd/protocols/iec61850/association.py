@@ -183,8 +183,9 @@ class Association:
             self._taker.enable(block)
         except NoBlockError as error:
             self._blocks = {key: block for key, block in self._blocks.items() if block.name != name}
+            told = f"block {text}" in self._memory.said
             self._memory.say_once(f"block {text}", "report control block not used, points are polled", cause=str(error))
-            if Mark.of(cursor) is not None:
+            if Mark.of(cursor) is not None and not told:
                 self._gap(str(error))
             self._untaken.append(text)
             return

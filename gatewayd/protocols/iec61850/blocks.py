@@ -169,7 +169,9 @@ class Taker:
         layout = self._connection.layout(name.ld, item)
         try:
             values_ = self._connection.read(name.ld, item)
-        except RequestFailed:
+        except RequestFailed as error:
+            if error.timed_out:
+                raise ConnectionLost(f"{name}: no answer when reading {instance}") from error
             return None
         if layout is None or not isinstance(values_, list) or len(values_) != len(layout.children):
             return None
