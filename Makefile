@@ -11,7 +11,7 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench soak fuzz venv lock lint system-packages clean package package-proof
+.PHONY: help demo test bench soak fuzz chaos venv lock lint system-packages clean package package-proof
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -26,6 +26,7 @@ help:
 	@echo "make test    format, lint, types, imports and all tests (PYTEST_ARGS)"
 	@echo "make bench   what it costs and how fast it is, with floors to compare with (BENCH chooses: endtoend durable control)"
 	@echo "make soak    the whole station with everything around it going away and coming back: does it grow (SOAK_SECONDS)"
+	@echo "make chaos   16 kinds of faults, 100,000 events, 50 kills: is anything lost (CHAOS_ARGS=\"--seed 7 --faults E1,E5\")"
 	@echo "make fuzz    hostile octets to every parser and every protocol stack (FUZZ_SECONDS, FUZZ_TARGET)"
 	@echo "make lint    the same without the tests"
 	@echo "make venv    only the environment in .venv/; then .venv/bin/gatewayd is there"
@@ -47,6 +48,9 @@ bench: venv system-packages
 
 soak: venv system-packages
 	@$(BIN)/python -m tests.soak --seconds $(or $(SOAK_SECONDS),1800)
+
+chaos: venv system-packages
+	@$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 # atheris is guided by coverage, but not there for every Python and machine: without it Hypothesis does the work.
 fuzz: venv
