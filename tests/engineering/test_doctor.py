@@ -16,7 +16,7 @@ from gatewayd.clock import ClockState
 from gatewayd.config import load
 from gatewayd.engineering import doctor
 from gatewayd.engineering.doctor import broker as broker_checks
-from gatewayd.engineering.doctor import machine, mosquitto, station
+from gatewayd.engineering.doctor import credentials, machine, mosquitto, station
 from gatewayd.engineering.doctor.finding import Finding, Severity
 from gatewayd.mqtt.probe import Broker
 from gatewayd.mqtt.settings import MqttSettings
@@ -313,6 +313,28 @@ def test_certificates(tmp_path: Path) -> None:
     (tmp_path / "lab" / "localhost-key.pem").chmod(0o644)
     (tmp_path / "lab" / "localhost.pem").write_text("rubbish")
     assert [one.severity for one in station.certificate_files(config)] == [OK, BROKEN, BROKEN]
+
+
+async def test_credentials_of_the_service_are_looked_at_where_the_unit_says_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    drop_ins = tmp_path / "gatewayd.service.d"
+    drop_ins.mkdir()
+    monkeypatch.setattr(credentials, "DROP_INS", drop_ins)
+    async with Mosquitto(tmp_path / "broker", users={"gw": "right"}) as one:
+        path = station_folder(tmp_path, one.url, mqtt='username = "gw"\npassword_file = "mqtt-password"\n')
+        found = {one.check: one for one in await asyncio.to_thread(doctor.examine, path)}
+        assert found["credential mqtt-password"].severity is WARNING
+        assert (found["broker"].severity, found["broker"].found) == (WARNING, "not asked: a credential is missing here")
+        (tmp_path / "secret").write_text("right")
+        (drop_ins / "site.conf").write_text(
+            f"[Service]\n#LoadCredential=x:/y\nLoadCredential=mqtt-password:{tmp_path}/secret\n"
+        )
+        found = {one.check: one for one in await asyncio.to_thread(doctor.examine, path)}
+        assert found["credential mqtt-password"] == Finding("credential mqtt-password", OK, f"{tmp_path}/secret")
+        assert found["broker: rights"].found == "the login 'gw' may publish and subscribe under gw/x"
+    assert "CREDENTIALS_DIRECTORY" not in os.environ
 
 
 # --- the whole ------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from gatewayd.config import Config, ConfigError, load
-from gatewayd.engineering.doctor import broker, machine, mosquitto, station
+from gatewayd.engineering.doctor import broker, credentials, machine, mosquitto, station
 from gatewayd.engineering.doctor.finding import Finding, Severity, broken, ok, warning
 from gatewayd.problems import printable
 
@@ -38,11 +38,16 @@ def examine(config_path: Path) -> list[Finding]:
         findings = [broken("configuration", str(one), "see `gatewayd check`") for one in error.mistakes]
         return findings + _all(_of_the_machine(None))
     files = ", ".join(Path(name).name for name in config.sources)
-    return [
-        ok("configuration", f"no mistakes in {files}"),
-        *_all(_of_the_machine(config)),
-        *_all(_of_the_station(config)),
-    ]
+    findings = [ok("configuration", f"no mistakes in {files}"), *_all(_of_the_machine(config))]
+    with credentials.seen(config) as found:
+        findings += found
+        findings += _all(_of_the_station(config))
+        if all(one.severity is Severity.OK for one in found):
+            findings += _all([lambda: broker.look(config.mqtt)])
+        else:
+            findings.append(warning("broker", "not asked: a credential is missing here", "see the credentials above"))
+        findings += _all([lambda: mosquitto.look(config.mqtt)])
+    return findings
 
 
 def _of_the_machine(config: Config | None) -> list[Callable[[], Finding]]:
@@ -67,8 +72,6 @@ def _of_the_station(config: Config) -> list[Callable[[], Finding | list[Finding]
         lambda: [machine.serial_port(device) for device in serial],
         lambda: station.rights_file(config),
         lambda: station.certificate_files(config),
-        lambda: broker.look(config.mqtt),
-        lambda: mosquitto.look(config.mqtt),
     ]
 
 

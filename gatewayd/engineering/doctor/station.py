@@ -35,7 +35,9 @@ def journal(directory: Path) -> Finding:
 
 def certificate_files(config: Config) -> list[Finding]:
     """Every TLS file of the configuration, as `gatewayd certs` sees it."""
-    named = [certificates.Named(of, use, credential(name)) for of, use, name in named_files(config)]
+    files = [(of, use, credential(name)) for of, use, name in named_files(config)]
+    # a credential that is not here has its own finding (`credentials`)
+    named = [certificates.Named(*one) for one in files if one[2].is_absolute() or one[2].exists()]
     findings = []
     for one in certificates.examine(named):
         check = f"{'key' if one.use == 'key' else 'certificate'} of {one.of}"
