@@ -91,16 +91,15 @@ OPTIONS = {
     "SCR12": ("dnp3", "remote_address = 10\nevent_poll_s = 0.2\nresponse_timeout_s = 0.4\nconnect_timeout_s = 1"),
     "SCR3": ("modbus", "unit = 1\npoll_s = 0.1\ntimeout_s = 0.3\nconnect_timeout_s = 1"),
 }
-CONTROL = """
-[control]
-device_timeout_s = 1.5
-termination_timeout_s = 1
-feedback_timeout_s = 1
-hold_s = 0.3
-stop_budget_s = 2
-rate_per_s = 20
-rate_burst = 40
-"""
+CONTROL: dict[str, object] = {
+    "device_timeout_s": 1.5,
+    "termination_timeout_s": 1,
+    "feedback_timeout_s": 1,
+    "hold_s": 0.3,
+    "stop_budget_s": 2,
+    "rate_per_s": 20,
+    "rate_burst": 40,
+}
 AT_REST = {
     "FDR12/CB/POS": "closed", "FDR12/LOCAL": False, "FDR12/AR": False, "FDR12/SET16": 4000, "FDR12/TAP": 10,
     "BAY1/CB/POS": "closed", "BAY1/DS/POS": "closed", "BAY1/OK": True,
@@ -134,7 +133,8 @@ class Operator:
         return tx
 
     def answers(self, tx: str) -> list[dict[str, Any]]:
-        return [one for one in self.room.said(f"reply/{self.name}") if one.get("tx") == tx]
+        self.room.look()
+        return self.room.replies.get((self.name, tx), [])
 
     async def first(self, tx: str) -> dict[str, Any]:
         await until(lambda: self.answers(tx), f"an answer to {tx}", 5)
@@ -195,8 +195,7 @@ class Room:
         self.outstation, self.peer = scripted
         self.wires = wires
         self.state = folder / "state"
-        self.control = ""
-        """More lines of `[control]`."""
+        self.control = CONTROL
         self.mqtt = ""
         """More lines of `[mqtt]`."""
         self.login: dict[str, str] = {}
@@ -206,6 +205,9 @@ class Room:
         self._again: contextlib.AbstractAsyncContextManager[Console] | None = None
         self._heard = 0
         self._said: dict[str, list[dict[str, Any]]] = {}
+        self.replies: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        """By operator and tx."""
+        self._by_tx: dict[str, list[dict[str, Any]]] = {}
         self._trail: list[dict[str, Any]] = []
         self._marks: dict[str, int] = {}
 
@@ -217,7 +219,7 @@ class Room:
             f'[gateway]\nname = "test"\nstate_dir = "{self.state}"',
             f'[mqtt]\nurl = "{self.broker.url}"\nreconnect_max_s = 0.2\n{self.mqtt}',
             '[journal]\nmax_size = "64MB"',
-            CONTROL + self.control,
+            "[control]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in self.control.items()),
         ]
         for name, (protocol, options) in OPTIONS.items():
             parts.append(
@@ -265,7 +267,10 @@ class Room:
                 for record in message.body["points"]:
                     self.points[record["point"]] = record
             elif message.payload and not message.topic.startswith(("gw/test/cmd/", "gw/test/point/")):
-                self._said.setdefault(message.topic.removeprefix("gw/test/"), []).append(message.body)
+                topic, body = message.topic.removeprefix("gw/test/"), message.body
+                self._said.setdefault(topic, []).append(body)
+                if topic.startswith("reply/"):
+                    self.replies.setdefault((topic.removeprefix("reply/"), body["tx"]), []).append(body)
 
     def said(self, topic: str) -> list[dict[str, Any]]:
         """What was heard on `gw/test/<topic>`, oldest first."""
@@ -348,13 +353,22 @@ class Room:
 
     def trail(self, tx: str) -> list[dict[str, Any]]:
         """What the audit trail says of a request so far."""
+        self.whole_trail()
+        return self._by_tx.get(tx, [])
+
+    def whole_trail(self) -> list[dict[str, Any]]:
+        """All of the audit trail so far."""
         new = audit.entries(self.state, len(self._trail) + 1)
-        self._trail += [json.loads(entry.record) for entry in new]
-        return [record for record in self._trail if record.get("tx") == tx]
+        for entry in new:
+            record = json.loads(entry.record)
+            self._trail.append(record)
+            self._by_tx.setdefault(str(record.get("tx")), []).append(record)
+        return self._trail
 
     def read_again(self) -> None:
         """The trail on disk is not the one that was read."""
         self._trail.clear()
+        self._by_tx.clear()
 
     async def proof(
         self, operator: Operator, tx: str, reason: str, effect: str, words: str, *, native: str = ""
@@ -437,9 +451,14 @@ class Room:
 
 @contextlib.asynccontextmanager
 async def opened(
-    folder: Path, *, control: str = "", mqtt: str = "", login: Mapping[str, str] | None = None, **broker: Any
+    folder: Path,
+    *,
+    control: Mapping[str, object] | None = None,
+    mqtt: str = "",
+    login: Mapping[str, str] | None = None,
+    **broker: Any,
 ) -> AsyncIterator[Room]:
-    """control, mqtt: more lines of these tables; login: of the console; broker: of the Mosquitto."""
+    """control: in place of CONTROL's; mqtt: more of its lines; login: of the console; broker: of the Mosquitto."""
     async with contextlib.AsyncExitStack() as stack:
         made = await stack.enter_async_context(Mosquitto(folder / "broker", **broker))
         plant = await stack.enter_async_context(devices())
@@ -454,7 +473,7 @@ async def opened(
         wires = {name: await stack.enter_async_context(Wire(port)) for name, port in targets.items()}
         listener = await stack.enter_async_context(console(made.url, **(login or {})))
         room = Room(folder, made, listener, plant, (outstation, peer), wires)
-        room.control, room.mqtt, room.login = control, mqtt, dict(login or {})
+        room.control, room.mqtt, room.login = CONTROL | dict(control or {}), mqtt, dict(login or {})
         room.write_config()
         stack.push_async_callback(room.gateway.kill)
         await room.start()

@@ -55,7 +55,7 @@ async def station(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Roo
         path.chmod(0o600)
     login = {"username": "desk", "password": USERS["desk"]}
     mqtt = f'username = "gateway"\npassword_file = "{password}"'
-    control = f'rights_file = "{rights}"\n'
+    control = {"rights_file": str(rights)}
     async with opened(folder, control=control, mqtt=mqtt, login=login, acl=ACL, users=USERS) as room:
         yield room
 
