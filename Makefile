@@ -11,7 +11,7 @@
 SHELL := /bin/sh
 .SHELLFLAGS := -euc
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench soak fuzz chaos venv lock lint system-packages clean package package-proof
+.PHONY: help demo test prove bench soak fuzz chaos venv lock lint system-packages clean package package-proof
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -24,6 +24,7 @@ include packaging/package.mk
 help:
 	@echo "make demo    the gateway with three simulated devices, on this machine alone (DEMO_SECONDS, DEMO_MQTT_PORT)"
 	@echo "make test    format, lint, types, imports and all tests (PYTEST_ARGS)"
+	@echo "make prove   control in long: 20,000 random histories, every mutant, kill -9 at every point, a storm of 10,000 commands"
 	@echo "make bench   what it costs and how fast it is, with floors to compare with (BENCH chooses: endtoend durable control)"
 	@echo "make soak    the whole station with everything around it going away and coming back: does it grow (SOAK_SECONDS)"
 	@echo "make chaos   16 kinds of faults, 100,000 events, 50 kills: is anything lost (CHAOS_ARGS=\"--seed 7 --faults E1,E5\")"
@@ -39,6 +40,13 @@ demo: venv
 
 test: venv system-packages lint
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+# Longer than anybody wants to wait for at every change: about half an hour on two quiet cores. The table at its end says
+# which case of the specification passed.
+prove: venv system-packages
+	@GATEWAYD_LONG=1 $(BIN)/python -m pytest tests/control tests/cases65 \
+		tests/protocols/dnp3/test_commands.py tests/protocols/iec61850/test_add_causes_on_the_wire.py \
+		tests/protocols/modbus/test_controls.py --timeout=7200 $(PYTEST_ARGS)
 
 # Figures are printed, nothing is asserted: compare ratios of one run, machines differ.
 BENCH := endtoend durable control
