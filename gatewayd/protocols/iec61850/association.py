@@ -191,8 +191,8 @@ class Association:
             return
         self._memory.said.discard(f"block {text}")
         self._memory.counts["unknown_members"] += block.map.unknown
-        if block.resumed:
-            self._memory.counts["resumed"] += 1
+        self._memory.counts["resumed"] += block.resumed
+        if block.backlog:
             block.last_report = time.monotonic()
         elif not self._taker.interrogate(block):
             self._read_data_set(block)
@@ -206,21 +206,21 @@ class Association:
         self._plan_polls()
 
     def _finish_backlogs(self) -> None:
-        """Let a resumed buffer empty itself, then read the data set: a static value must not come before older ones."""
+        """Let a buffer empty itself, then read the data set: a static value must not come before older ones."""
         began = time.monotonic()
         deadline = began + LONGEST_BACKLOG_S
-        resumed = [block for block in self._blocks.values() if block.resumed and not block.interrogated]
-        while any(time.monotonic() - block.last_report < QUIET_S for block in resumed):
+        waiting = [block for block in self._blocks.values() if block.backlog and not block.interrogated]
+        while any(time.monotonic() - block.last_report < QUIET_S for block in waiting):
             self._step()
             now = time.monotonic()
             if self._exchange.held_back:  # not quiet: not listened to
                 deadline += now - began
-                for block in resumed:
+                for block in waiting:
                     block.last_report = now
             elif now > deadline:
                 break
             began = now
-        for block in resumed:
+        for block in waiting:
             self._read_data_set(block)
 
     def _await_interrogations(self) -> None:
@@ -372,7 +372,7 @@ class Association:
             self._gap(f"{block.name}: the buffer of {block.instance} overflowed")
             self._overflowed.append(block)
         self._emit(block, whole, now)
-        block.interrogated = block.interrogated or whole.interrogated
+        block.interrogated = block.interrogated or (whole.interrogated and not block.backlog)
         if whole.conf_rev is not None and block.conf_rev is not None and whole.conf_rev != block.conf_rev:
             self._new_revision = (
                 f"{block.name}: ConfRev is {whole.conf_rev} now, was {block.conf_rev}: all is read anew"

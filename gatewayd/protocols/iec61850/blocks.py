@@ -54,7 +54,12 @@ class Mark(NamedTuple):
 
 
 class Block:
-    """A control block of ours on this association."""
+    """A control block of ours on this association.
+
+    resumed:      its buffer goes on after the stored EntryID
+    backlog:      it sends what its buffer holds first; interrogations found in there are of an earlier time
+    interrogated: all of its data set has been read on this association
+    """
 
     def __init__(self, name: BlockName, instance: str, attributes: dict[str, Any], map_: DataSetMap) -> None:
         self.name = name
@@ -65,6 +70,7 @@ class Block:
         self.map = map_
         self.assembler = Assembler(name, map_)
         self.resumed = False
+        self.backlog = False
         self.interrogated = False
         self.last_report = 0.0
         self.gap: str | None = None
@@ -202,8 +208,7 @@ class Taker:
         if mark is not None:
             block.gap = self._resume(block, attributes, mark)
             block.resumed = block.gap is None
-        if name.buffered and not block.resumed:
-            self._from_the_oldest(block, attributes)
+        block.backlog = block.resumed or (name.buffered and self._from_the_oldest(block, attributes))
         return block
 
     def _one_rpt_id(self, block: Block) -> None:
@@ -257,15 +262,20 @@ class Taker:
             return f"{block.name}: EntryID {mark.entry_id.hex()} refused ({error})"
         return None
 
-    def _from_the_oldest(self, block: Block, attributes: dict[str, Any]) -> None:
-        """Ask for all that the buffer holds: an EntryID of zeros. Without it some IEDs begin at what happens next."""
+    def _from_the_oldest(self, block: Block, attributes: dict[str, Any]) -> bool:
+        """Ask for all that the buffer holds: an EntryID of zeros. Without it some IEDs begin at what happens next.
+
+        False where the buffer is empty, or the IED decides by itself.
+        """
         there = attributes.get("EntryID")
         if not isinstance(there, bytes) or not any(there):
-            return
+            return False
         try:
             self._write(block, "EntryID", values.octets(bytes(len(there)), len(there)))
         except RequestFailed as error:
             log.info("the IED decides what of its buffer it sends", block=str(block.name), cause=str(error))
+            return False
+        return True
 
     def enable(self, block: Block) -> None:
         """RptEna. Raises NoBlockError; ConnectionLost where nobody knows whether it is enabled."""

@@ -217,6 +217,72 @@ async def test_another_instance_is_a_gap():
             assert watch.last(POS) is not None
 
 
+BLOCK01 = "LLN0$BR$brcbST01"
+
+
+def buffering(sim: Iec61850Bay) -> None:
+    """The IED buffers, as real ones do, before anybody has enabled the block."""
+    assert sim.server.reports is not None
+    sim.server.reports.controls[LD, BLOCK01].ever_enabled = True
+
+
+async def test_what_the_buffer_holds_at_the_first_start_is_taken():
+    watch = Watch()
+    async with Iec61850Bay(still=True) as sim:
+        buffering(sim)
+        sim.set("GGIO1.Ind1.stVal[ST]", True)
+        sim.set("GGIO1.Ind1.stVal[ST]", False)
+        async with driving(device(sim.port, POINTS), watch):
+            assert [one.value for one in watch.samples(IND1, reported=True)] == [True, False]
+            assert watch.gaps == []
+            assert not any(batch.repeat for batch in watch.batches)
+
+
+async def test_a_refused_entry_id_is_a_gap_and_all_of_the_buffer_is_taken_as_possible_repeats():
+    watch = Watch()
+    async with Iec61850Bay(still=True) as sim:
+        async with driving(device(sim.port, POINTS), watch):
+            sim.set("GGIO1.Ind1.stVal[ST]", True)
+            await until(lambda: watch.samples(IND1, reported=True))
+        buffering(sim)
+        sim.set("GGIO1.Ind1.stVal[ST]", False)
+
+        def refuse(_connection: object, name: ObjectName, value: object) -> int | None:
+            marked = name.item == f"{BLOCK01}$EntryID" and isinstance(value, OctetStringData) and any(value.value)
+            return 7 if marked else None
+
+        sim.server.write_hooks.insert(0, refuse)
+        watch.calls.clear()
+        async with driving(device(sim.port, POINTS), watch):
+            assert len(watch.gaps) == 1
+            assert "refused" in watch.gaps[0]
+            assert [one.value for one in watch.samples(IND1, reported=True)] == [True, False]
+            assert all(batch.repeat for batch in watch.batches if batch.reported)
+
+
+async def test_a_long_buffer_that_delays_the_answer_to_rpt_ena_is_taken():
+    watch = Watch()
+    async with Iec61850Bay(still=True) as sim:
+        buffering(sim)
+        sim.set("GGIO1.Ind1.stVal[ST]", True)
+        reports = sim.server.reports
+        assert reports is not None
+
+        def late(connection: object, name: ObjectName, value: object) -> int | bool | None:
+            if name.item != f"{BLOCK01}$RptEna":
+                return None
+            done = reports._on_write(connection, name, value)  # type: ignore[arg-type]
+            time.sleep(0.8)
+            return done
+
+        sim.server.write_hooks.insert(0, late)
+        async with driving(device(sim.port, POINTS), watch):
+            assert [one.value for one in watch.samples(IND1, reported=True)] == [True]
+            assert watch.gaps == []
+            sim.set("GGIO1.Ind1.stVal[ST]", False)
+            await until(lambda: len(watch.samples(IND1, reported=True)) == 2)
+
+
 async def test_a_restarted_ied_is_a_gap_and_everything_is_interrogated():
     watch = Watch()
     async with Iec61850Bay(still=True) as sim:
