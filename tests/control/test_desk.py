@@ -119,6 +119,7 @@ async def test_n12_a_point_that_wants_a_select_takes_nothing_direct(room: Room) 
     assert room.field.calls == []
 
 
+@pytest.mark.case("N13")
 async def test_n13_already_in_position(room: Room) -> None:
     refused_ = await room.select(CB, "closed")
     assert (refused_.result, refused_.reason) == (Result.DONE, Reason.ALREADY_IN_POSITION)
