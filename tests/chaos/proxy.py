@@ -107,9 +107,9 @@ class Proxy:
         finally:
             self._connections.discard(connection)
             self._tasks.discard(task)
-            for one in (connection.client, connection.server):
-                if one is not None:
-                    one.close()
+            for side in (connection.client, connection.server):
+                if side is not None:
+                    side.close()
 
     async def _through(self, direction: str) -> None:
         await self._free[direction].wait()

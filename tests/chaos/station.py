@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 from tests.brokers import Mosquitto, free_port
@@ -288,8 +288,8 @@ class Station:
                 return int(one.event.get("value") or 0)
         return 0
 
-    async def until(self, condition: object, what: str, deadline_s: float = 30.0) -> None:
-        assert callable(condition)
+    async def until(self, condition: Callable[[], object], what: str, deadline_s: float = 30.0) -> None:
+        """Wait for a condition. Raises TimeoutError with its name and the end of the gateway's log."""
         deadline = time.monotonic() + deadline_s
         while not condition():
             if time.monotonic() > deadline:
@@ -409,8 +409,8 @@ async def running(folder: Path, seed: int) -> AsyncIterator[Station]:
 
 
 @contextlib.contextmanager
-def small_disk(place: Path, megabytes: int) -> object:  # type: ignore[misc]
-    """Put a small tmpfs over a folder, with what is in it; everything goes back at the end. Raises OSError."""
+def small_disk(place: Path, megabytes: int) -> Iterator[None]:
+    """Put a small tmpfs over a folder, with what is in it; everything goes back at the end. Raises PermissionError."""
     aside = place.with_name(place.name + "-aside")
     shutil.copytree(place, aside)
     found = subprocess.run(
@@ -418,14 +418,13 @@ def small_disk(place: Path, megabytes: int) -> object:  # type: ignore[misc]
     )
     if found.returncode:
         shutil.rmtree(aside)
-        raise OSError(found.stderr.decode().strip())
+        raise PermissionError(found.stderr.decode().strip())
     try:
         shutil.copytree(aside, place, dirs_exist_ok=True)
         shutil.rmtree(aside)
         yield
-        shutil.copytree(place, aside)
     finally:
+        shutil.copytree(place, aside, dirs_exist_ok=True)
         subprocess.run(["umount", "-l", str(place)], check=True)
-        if aside.exists():
-            shutil.copytree(aside, place, dirs_exist_ok=True)
-            shutil.rmtree(aside)
+        shutil.rmtree(place)
+        aside.rename(place)
