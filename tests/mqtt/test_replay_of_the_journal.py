@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
 from gatewayd.mqtt import contract
-from gatewayd.mqtt.contract import RequestTopic
+from gatewayd.mqtt.contract import ReplayRequest, RequestTopic
 from gatewayd.points.database import Database
 from gatewayd.store.journal import Journal
 from tests.brokers import Mosquitto, until
@@ -62,6 +63,25 @@ async def test_a_replay_says_what_it_sent_and_what_is_missing(
         assert [e["seq"] for m in messages for e in m["events"]] == list(sent)
         assert (done["reason"], done["missing"]) == (reason, missing)
         assert journal.handed_over == COUNT
+    await journal.close()
+
+
+async def test_a_backlog_and_a_replay_go_out_no_faster_than_they_may(tmp_path: Path) -> None:
+    journal = opened(tmp_path / "state")
+    await journal.append([event(n) for n in range(1, 4001)])
+    async with Mosquitto(tmp_path / "broker") as broker, console(broker.url) as one:
+        sender = publisher(broker.url, Database([]), journal, backlog_rate=2000, replay_rate=4000)  # type: ignore[arg-type]
+        began = time.monotonic()
+        async with running(sender):
+            await until(lambda: journal.handed_over == 4000, "the backlog")
+            assert (
+                time.monotonic() - began >= 0.7
+            )  # 2000 at once, each message is paid for before the next: 1500 of 2000
+            began = time.monotonic()
+            sender.replay(ReplayRequest("hist", journal.epoch, 1, 4000))
+            await until(lambda: (one.last("replayed/hist") or {}).get("done"), "the end")
+            assert time.monotonic() - began >= 0.7  # 500 at once, 3500 in 0.87 s
+        assert [e["seq"] for e in one.events()] == list(range(1, 4001))
     await journal.close()
 
 
