@@ -209,8 +209,8 @@ class Station:
             folder / "broker",
             persistence=True,
             max_inflight=100,
-            # fewer than a round makes: what the broker drops must be asked for again
-            options=["max_queued_messages 1000"],
+            # few: what the broker drops must be asked for again
+            options=["max_queued_messages 100"],
         )
         self.simulators = {name: Simulator(folder, name) for name in DEVICES}
         self.lines = {name: Proxy(simulator.port, self.chance) for name, simulator in self.simulators.items()}
