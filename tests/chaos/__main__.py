@@ -5,12 +5,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import signal
 import sys
 import tempfile
+from collections.abc import Coroutine
 from pathlib import Path
 
 from tests.chaos.faults import BY_NAME, FAULTS
-from tests.chaos.rounds import run, table
+from tests.chaos.rounds import Round, run, table
+
+
+async def until_ended(work: Coroutine[None, None, list[Round]]) -> list[Round]:
+    """The rounds, unless SIGTERM or SIGINT comes: then everything that was started is ended."""
+    task = asyncio.ensure_future(work)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+    return await task
 
 
 def main() -> int:
@@ -31,7 +41,12 @@ def main() -> int:
     folder = given.folder or Path(tempfile.mkdtemp(prefix="gatewayd-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     print(f"logs and files in {folder}", flush=True)
-    rounds = asyncio.run(run(folder, seed, faults=faults, events=given.events, kills=given.kills, hard=given.hard))
+    work = run(folder, seed, faults=faults, events=given.events, kills=given.kills, hard=given.hard)
+    try:
+        rounds = asyncio.run(until_ended(work))
+    except asyncio.CancelledError:
+        print("ended before the end: nothing is proved")
+        return 1
     print()
     print(table(rounds))
     print(f"\nseed {seed}")
