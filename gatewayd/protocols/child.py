@@ -24,6 +24,9 @@ log = structlog.get_logger("worker")
 PING_S = 0.5
 MUTE_S = 5.0
 """A worker that answers no ping for so long is killed."""
+START_S = 60.0
+"""So long it may take to its first driver's first word: native stacks are loaded, eight at once perhaps, on a small
+machine that is busy."""
 LINGER_S = 1.0
 STOP_S = 10.0
 """A driver that has not ended by then takes its worker along."""
@@ -53,6 +56,7 @@ class Child(asyncio.Protocol):
         self._stopping: dict[str, asyncio.Future[None]] = {}
         self._devices: set[str] = set()
         self._heard = 0.0
+        self._at_work = False
         self._counters: Mapping[str, Mapping[str, int]] = {}
         self._cause = ""
 
@@ -164,8 +168,9 @@ class Child(asyncio.Protocol):
         while True:
             self._send(wire.Ping(next(self._numbers)))
             await asyncio.sleep(PING_S)
-            if loop.time() - self._heard > MUTE_S:
-                self.kill(f"no answer for {MUTE_S:g} s")
+            allowed_s = MUTE_S if self._at_work else START_S
+            if loop.time() - self._heard > allowed_s:
+                self.kill(f"no answer for {allowed_s:g} s")
                 return
 
     def _end(self) -> None:
@@ -210,6 +215,7 @@ class Child(asyncio.Protocol):
                 if batch.device in self._devices:
                     self._take(number, self._core.take(batch, cursor))
             case wire.LinkIs(name, link, why):
+                self._at_work = True
                 if name in self._devices:
                     self._core.device(name, Link(link), why)
             case wire.GapAt(device, cause):

@@ -169,7 +169,7 @@ class Liar:
                     continue
                 if rng.random() < 0.03:
                     self.told["silence"] += 1
-                    await asyncio.sleep(3)
+                    await asyncio.sleep(1)
                     return
                 damage = rng.choice(self._damages)
                 self.told[damage.__name__] += 1

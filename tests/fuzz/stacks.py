@@ -29,7 +29,7 @@ from tests.protocols.modbus.peers import Peer
 from tests.protocols.support import FakeCore
 
 COMMAND = (sys.executable, str(Path(__file__).with_name("quick_worker.py")))
-HOSTILE = 6
+HOSTILE = 8
 """Lying devices at once."""
 GOOD = ("GOOD-A", "GOOD-B")
 """One in the same worker as the liars, one of another protocol."""
@@ -103,8 +103,8 @@ def _iec61850(name: str, port: int, row: int) -> Device:
     )
     options = {
         "reports": [f"{ld}/LLN0.BR.brcbST", f"{ld}/LLN0.RP.urcbMX"],
-        "timeout_s": 0.3,
-        "connect_timeout_s": 1.0,
+        "timeout_s": 0.15,
+        "connect_timeout_s": 0.6,
         "poll_s": 0.2,
         "keepalive_s": 0.5,
         "integrity_s": 1,

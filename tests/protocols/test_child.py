@@ -128,9 +128,22 @@ async def test_a_stopped_worker_is_killed(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(child_module, "MUTE_S", 1.0)
     core = FakeCore()
     async with working(core) as worker:
-        await until(worker.counters)
+        worker.start(device("A"), [])
+        await until(lambda: core.up("A"))
         os.kill(worker.pid, signal.SIGSTOP)
         assert await asyncio.wait_for(worker.ended, 10) == "no answer for 1 s (killed by SIGKILL)"
+
+
+async def test_a_worker_may_take_its_time_to_start_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight at once on a busy machine were killed one after the other, and their devices called culprits."""
+    monkeypatch.setattr(child_module, "MUTE_S", 0.1)
+    monkeypatch.setattr(child_module, "START_S", 3.0)
+    core = FakeCore()
+    async with working(core) as worker:
+        os.kill(worker.pid, signal.SIGSTOP)
+        await asyncio.sleep(1.5)
+        assert not worker.ended.done()
+        assert await asyncio.wait_for(worker.ended, 10) == "no answer for 3 s (killed by SIGKILL)"
 
 
 async def test_a_driver_that_does_not_end_takes_its_worker_along(monkeypatch: pytest.MonkeyPatch) -> None:

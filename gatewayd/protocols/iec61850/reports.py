@@ -7,6 +7,7 @@ report client: that one keeps the old value of a member where a new one does not
 from __future__ import annotations
 
 from enum import IntFlag
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from gatewayd.points.types import Sample
@@ -109,7 +110,7 @@ def parse(report: int, size: int) -> Report:
     if flags & OptFlds.DATA_REFERENCE:
         fields.skip(len(included))
     first = fields.at
-    octets = quick.encode(report)
+    octets = _encoded(report)
     try:
         places, at = _places(octets, first, len(included))
         reasons = _reasons(octets, at, len(included)) if flags & OptFlds.REASON else [0] * len(included)
@@ -131,6 +132,17 @@ def parse(report: int, size: int) -> Report:
         report,
         first,
     )
+
+
+def _encoded(value: int) -> Octets:
+    """All elements of a report or data set, encoded.
+
+    Raises MalformedReportError where the library could not decode one of them: it leaves a hole there, and its own
+    encoder would crash the process on that (1.6.1).
+    """
+    if not all(map(_element, repeat(value), range(native.MmsValue_getArraySize(value)))):
+        raise MalformedReportError("an element could not be decoded")
+    return quick.encode(value)
 
 
 def _places(octets: Octets, first: int, count: int) -> tuple[list[int], int]:
@@ -308,7 +320,7 @@ class Assembler:
         count = native.MmsValue_getArraySize(data_set)
         if count != self.map.size:
             raise MalformedReportError(f"a data set of {count} members; its directory has {self.map.size}")
-        octets = quick.encode(data_set)
+        octets = _encoded(data_set)
         places, _ = _places(octets, 0, count)
         elements = [(i, place, int(Trigger.INTEGRITY)) for i, place in enumerate(places)]
         read = Report("", None, 0, False, b"", False, None, "", count, elements, octets, data_set, 0)

@@ -162,3 +162,15 @@ def test_a_report_whose_segments_never_end_is_given_up(assembler: Assembler):
     whole = add(assembler, segment(everything, sequence=2, sub=0, more=False))
     assert whole is not None
     assert len(whole.changed) == MEMBERS
+
+
+def test_an_element_the_library_could_not_decode_is_a_malformed_report(assembler: Assembler):
+    """It leaves a hole in the list (found by `make fuzz`), on which its own encoder brings the process down."""
+    report = segment([0, 1], sequence=1, sub=0, more=False)
+    native.MmsValue_setElement(report, native.MmsValue_getArraySize(report) - 1, None)
+    with pytest.raises(MalformedReportError, match="could not be decoded"):
+        add(assembler, report)
+    data_set = native.MmsValue_createEmptyStructure(MEMBERS)
+    with pytest.raises(MalformedReportError, match="could not be decoded"):
+        assembler.read(data_set, 1)
+    native.MmsValue_delete(data_set)
