@@ -28,8 +28,8 @@ from tests.store.test_recovery import mounted
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 LONG = bool(os.environ.get("GATEWAYD_LONG"))
-WITHIN_S = 5.0 if LONG else 30.0
-"""On a machine that is not busy with other tests."""
+WITHIN_S, WITHIN_BUSY_S = 5.0, 30.0
+"""From the start of the process, Python's own included; the second one where the machine has other things to do."""
 SELECTED, INTENT, WRITTEN, DECIDED, TOLD = (
     "control-after-select", "control-after-intent", "control-after-write", "control-before-outcome",
     "control-after-outcome",
@@ -107,9 +107,13 @@ async def started_again(room: Room, asked: Asked) -> set[tuple[str, str]]:
     await room.start()
     last = asked.operate or asked.select
     await until(lambda: outcomes(asked, last), f"an outcome: {room.gateway.log[-2000:]}", 20)
-    assert time.monotonic() - began < WITHIN_S
+    assert time.monotonic() - began < patience_s()
     await room.good()
     return outcomes(asked, last)
+
+
+def patience_s() -> float:
+    return WITHIN_BUSY_S if os.getloadavg()[0] > (os.cpu_count() or 1) else WITHIN_S
 
 
 def whole(room: Room) -> None:
@@ -378,7 +382,7 @@ if LONG:
         if asked is not None:
             last = asked.operate or asked.select
             known = bool(room.words(last))
-            await until(lambda: outcomes(asked, last) or not known, f"one outcome: {room.trail(last)}", WITHIN_S)
+            await until(lambda: outcomes(asked, last) or not known, f"one outcome: {room.trail(last)}", WITHIN_BUSY_S)
             found = outcomes(asked, last)
             assert len(found) == (1 if known else len(said[last]))
             if before:
