@@ -76,6 +76,39 @@ def encode(value: int) -> Octets:
     return Octets(*found, _encode(value, found[0], 0, True))
 
 
+def _components() -> int | None:
+    """Where a value keeps the pointer to its elements; None where the library is built otherwise than is known here.
+
+    MmsValue of 1.6.1: a type, a flag, then an int of how many and the pointer; packed or not. Nothing is followed that
+    was not recognised by its number of elements.
+    """
+    many = 3001
+    probe = native.MmsValue_createEmptyStructure(many)
+    try:
+        for at in (5, 8):
+            if ctypes.c_int32.from_address(probe + at).value == many:
+                return at + 8
+        return None
+    finally:
+        native.MmsValue_delete(probe)
+
+
+_COMPONENTS = _components()
+
+
+_HOLE = bytes(ctypes.sizeof(ctypes.c_void_p))
+
+
+def complete(value: int) -> bool:
+    """Whether no element of a list or structure is missing; without a call for each of them: 1 us in place of 100."""
+    count = native.MmsValue_getArraySize(value)
+    if _COMPONENTS is not None and count:
+        first = ctypes.c_void_p.from_address(value + _COMPONENTS).value
+        if first is not None and _HOLE not in ctypes.string_at(first, count * len(_HOLE)):
+            return True
+    return all(native.MmsValue_getElement(value, at) for at in range(count))
+
+
 class Leaf(NamedTuple):
     """One leaf of fixed size: tag and length octets, format of its contents."""
 

@@ -7,7 +7,6 @@ report client: that one keeps the old value of a member where a new one does not
 from __future__ import annotations
 
 from enum import IntFlag
-from itertools import repeat
 from typing import Any, NamedTuple
 
 from gatewayd.points.types import Sample
@@ -140,7 +139,7 @@ def _encoded(value: int) -> Octets:
     Raises MalformedReportError where the library could not decode one of them: it leaves a hole there, and its own
     encoder would crash the process on that (1.6.1).
     """
-    if not all(map(_element, repeat(value), range(native.MmsValue_getArraySize(value)))):
+    if not quick.complete(value):
         raise MalformedReportError("an element could not be decoded")
     return quick.encode(value)
 

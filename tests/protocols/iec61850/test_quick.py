@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gatewayd.protocols.iec61850 import mapping, values
+from gatewayd.protocols.iec61850 import mapping, quick, values
 from gatewayd.protocols.iec61850.lib import native
 from gatewayd.protocols.iec61850.mapping import Extract
 from gatewayd.protocols.iec61850.quick import compile_quick
@@ -133,3 +133,19 @@ def test_the_encoding_is_the_one_that_is_compared() -> None:
     assert quick is not None
     assert quick.heads == (bytes.fromhex("a218a207870508"), bytes.fromhex("840303"), bytes.fromhex("9108"))
     assert quick.size == struct.calcsize(">7sf3sH2s8s") == 26
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_missing_element_is_seen_wherever_it_is(monkeypatch: pytest.MonkeyPatch, known: bool):
+    assert quick._COMPONENTS is not None, "the layout of 1.6.1"
+    if not known:
+        monkeypatch.setattr(quick, "_COMPONENTS", None)
+    for size in (0, 1, 2, 7, 300):
+        whole = values.structure([values.boolean(True) for _ in range(size)])
+        assert quick.complete(whole)
+        for hole in {0, size // 2, size - 1} if size else ():
+            native.MmsValue_setElement(whole, hole, None)
+            assert not quick.complete(whole)
+            native.MmsValue_setElement(whole, hole, values.boolean(False))
+            assert quick.complete(whole)
+        native.MmsValue_delete(whole)
