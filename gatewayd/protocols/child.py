@@ -80,6 +80,7 @@ class Child(asyncio.Protocol):
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,  # native stacks print there
                 pass_fds=(theirs.fileno(),),
+                process_group=0,  # what ends our whole group must not end workers before the core has ended them
             )
         except BaseException:
             ours.close()
