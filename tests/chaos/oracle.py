@@ -156,13 +156,15 @@ def _extras(verdict: Verdict, device: str, n: int, times: list[Seen], same_until
             verdict.repeated += 1
         elif at == 0:
             continue
-        elif any(
-            other.seq == one.seq and other.epoch < one.epoch and one.seq <= same_until.get(one.epoch, 0)
-            for other in times[:at]
-        ):
+        elif any(_carried(other, one, same_until.get(one.epoch, 0)) for other in times[:at]):
             verdict.carried += 1
         else:
             verdict.unmarked.append(f"{device} {n} (seq {', '.join(str(other.seq) for other in times)})")
+
+
+def _carried(before: Seen, now: Seen, same_until: int) -> bool:
+    """The same number in a new epoch; or what the torn journal had lost, from a device that still had it."""
+    return before.epoch < now.epoch and (before.seq == now.seq <= same_until or before.seq > same_until)
 
 
 def _gaps(gaps: list[tuple[str, str]], expected: list[Expected]) -> list[str]:

@@ -66,6 +66,8 @@ def test_a_new_epoch_carries_numbers_over_and_owns_up_to_what_is_gone() -> None:
     verdict = judge(OFFERS, rows, [Expected("journal", "torn")])
     assert verdict.green
     assert (verdict.carried, verdict.excused) == (2, 1)
+    assert judge(OFFERS, [*ALL[:3], *rows[2:], row(3, 6, epoch=1)], [Expected("journal", "torn")]).carried == 3
+    assert judge(OFFERS, [*rows, row(2, 6, epoch=1)], [Expected("journal", "torn")]).unmarked
     rows[4] = gap(3, epoch=1, **torn | {"lost": 0})
     assert not judge(OFFERS, rows, [Expected("journal", "torn")]).green
 
