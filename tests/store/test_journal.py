@@ -2,6 +2,7 @@ import asyncio
 import json
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -155,6 +156,28 @@ async def test_a_second_process_is_refused(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     with pytest.raises(JournalError, match="in use by another gatewayd"):
         opened(tmp_path)
+    await journal.close()
+
+
+async def test_a_journal_that_is_being_written_is_not_short_of_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Events that are committed while verify reads are behind its view, and not missing."""
+    journal = opened(tmp_path)
+    await journal.append([event(n) for n in range(10)])
+    loop, walk = asyncio.get_running_loop(), inspect._walk
+
+    async def more() -> None:
+        await journal.append([event(10)])
+
+    def walked(*given: Any) -> int:
+        newest = walk(*given)
+        asyncio.run_coroutine_threadsafe(more(), loop).result()
+        return newest
+
+    monkeypatch.setattr(inspect, "_walk", walked)
+    assert await asyncio.to_thread(inspect.verify, tmp_path) == []
+    assert journal.newest == 11
     await journal.close()
 
 
