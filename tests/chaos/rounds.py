@@ -69,8 +69,9 @@ def table(rounds: list[Round]) -> str:
     for one in rounds:
         v = one.verdict
         said = f"skipped: {one.skipped}" if one.skipped else "green" if one.green else "RED"
-        wanted = sum(expected.least for expected in one.expected)
-        gaps = f"{len(v.gaps)} of {wanted}" if wanted or v.gaps else "0"
+        least, most = (sum(record[at] for record in one.expected) for at in (2, 3))
+        wanted = f"{least}" if least == most else f"{least} to {most}"
+        gaps = f"{len(v.gaps)} of {wanted}" if most or v.gaps else "0"
         lines.append(
             f"| {one.fault} {one.what} | {one.kills} | {v.offered:,} | {v.missing} | {v.excused} | {v.repeated}"
             f" | {gaps} | {one.seconds:.0f} | {said} |"
