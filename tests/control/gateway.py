@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ class Gateway:
             encode_event=contract.control_event,
             clock=lambda: ClockState(True),
         )
+        began = time.monotonic()
         await self.desk.start()
+        put(self.folder / "took", str(time.monotonic() - began))
         running = asyncio.create_task(self.desk.run())
         if what == "command":
             [selected] = await self.request(Stage.SELECT, "sel")
