@@ -21,9 +21,7 @@ OPERATE. In tests:
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import contextlib
 import struct
 import sys
 import time
@@ -39,6 +37,7 @@ from py1815.objects import AnalogPoint, BinaryPoint, CounterPoint
 from py1815.server import OutstationServer
 from py1815.session import Control, ParameterError, Session, UnknownObject
 
+from simulators import alone
 from simulators.model import CLOSED, OPEN, Feeder
 
 OUTSTATION, MASTER = 10, 1
@@ -389,23 +388,9 @@ def _blocks(group: int, variation: int, encoded: dict[int, bytes]) -> list[bytes
     return blocks
 
 
-async def serve(port: int, seed: int, host: str) -> None:
-    """Run until cancelled."""
-    async with Dnp3Feeder(port=port, seed=seed, host=host) as rtu:
-        print(f"FDR12 (DNP3) on {host} port {rtu.port}", flush=True)
-        await asyncio.Event().wait()
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m simulators.dnp3_feeder", description="A simulated feeder RTU.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=20000)
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args(arguments)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(given.port, given.seed, given.host))
-    return 0
+    return alone.run(arguments, "dnp3_feeder", "FDR12 (DNP3)", Dnp3Feeder, port=20000)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ SPCSO1 to SPCSO4 with the four control models, one BRCB and one URCB of three in
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import sys
@@ -41,6 +40,7 @@ from open61850.server.control import IN_EXECUTION, Command
 from open61850.server.model import IedModel
 from open61850.server.server import MmsServer
 
+from simulators import alone
 from simulators.model import CLOSED, INTERMEDIATE, OPEN, Feeder
 
 SCL = Path(__file__).with_name("bay1.cid")
@@ -401,23 +401,9 @@ def running(**options: Any) -> Iterator[Iec61850Bay]:
         sim.stop()
 
 
-async def serve(port: int, seed: int, host: str) -> None:
-    """Run until cancelled."""
-    async with Iec61850Bay(port=port, seed=seed, host=host) as sim:
-        print(f"BAY1 (IEC 61850) on {host} port {sim.port}", flush=True)
-        await asyncio.Event().wait()
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m simulators.iec61850_bay", description="A simulated bay IED.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=10102)
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args(arguments)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(given.port, given.seed, given.host))
-    return 0
+    return alone.run(arguments, "iec61850_bay", "BAY1 (IEC 61850)", Iec61850Bay, port=10102)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ In tests:
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import struct
@@ -33,6 +32,7 @@ from typing import Any, Self
 
 from pyModbusTCP.server import DataBank, ModbusServer
 
+from simulators import alone
 from simulators.model import CLOSED, Feeder
 
 STEP_S = 0.1
@@ -259,23 +259,9 @@ def _values(raw: bytes) -> list[int]:
     return list(struct.unpack(f">{len(data) // 2}H", data[: len(data) // 2 * 2]))
 
 
-async def serve(port: int, seed: int, host: str) -> None:
-    """Run until cancelled."""
-    async with ModbusMeter(port=port, seed=seed, host=host) as meter:
-        print(f"MTR3 (Modbus TCP) on {host} port {meter.port}", flush=True)
-        await asyncio.Event().wait()
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="python -m simulators.modbus_meter", description="A simulated meter.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=1502)
-    parser.add_argument("--seed", type=int, default=1)
-    given = parser.parse_args(arguments)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(serve(given.port, given.seed, given.host))
-    return 0
+    return alone.run(arguments, "modbus_meter", "MTR3 (Modbus TCP)", ModbusMeter, port=1502)
 
 
 if __name__ == "__main__":
