@@ -22,7 +22,7 @@ class LinkLost(Exception):
 
 
 class DeviceFault(Exception):
-    """Not worth retrying until someone changes something (the text says what)."""
+    """Someone has to change something, the text says what; tried again now and then."""
 
 
 class Sink(Protocol):

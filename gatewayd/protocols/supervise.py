@@ -21,8 +21,10 @@ log = structlog.get_logger("supervise")
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 FACTOR = 1.618
-CALM_S = 60.0
+CALM_S = 10.0
 """A connection that was up this long starts the pauses from the beginning again."""
+FAULT_PAUSE_S = 60.0
+"""A fault goes away when somebody changes something; nobody has to tell the gateway that it was done."""
 
 
 def backoff(
@@ -58,17 +60,20 @@ async def keep_running(
     cursors: Callable[[], Mapping[str, Cursor]],
     *,
     pauses: Callable[[], Iterator[float]] = backoff,
+    fault_pause_s: float = FAULT_PAUSE_S,
 ) -> None:
-    """Run the driver until cancelled. LinkLost and unforeseen errors are retried; a DeviceFault ends it with FAULT.
+    """Run the driver until cancelled. LinkLost and unforeseen errors are retried after `pauses`, a DeviceFault later.
 
     name:    the device's name, for the link's state and the log
     cursors: asked anew before each connection, since every connection moves them
     """
     loop = asyncio.get_running_loop()
     pause = pauses()
+    fault = ""
     while True:
         watching = _Watching(sink)
-        sink.device(name, Link.CONNECTING)
+        if not fault:
+            sink.device(name, Link.CONNECTING)
         began = loop.time()
         try:
             await driver.run(watching, cursors())  # type: ignore[arg-type]  # a Sink by its attributes
@@ -76,12 +81,16 @@ async def keep_running(
         except LinkLost as error:
             why = str(error) or "link lost"
         except DeviceFault as error:
-            sink.device(name, Link.FAULT, str(error))
-            log.error("device needs attention", device=name, cause=str(error))
-            return
+            if str(error) != fault:  # said once, however often it is tried
+                fault = str(error)
+                sink.device(name, Link.FAULT, fault)
+                log.error("device needs attention", device=name, cause=fault, tried_again_in_s=fault_pause_s)
+            await asyncio.sleep(fault_pause_s)
+            continue
         except Exception as error:  # a bug in a driver costs its device, never the others
             log.exception("driver failed", device=name)
             why = f"internal error: {type(error).__name__}: {error}"
+        fault = ""
         sink.device(name, Link.DOWN, why)
         if watching.was_up and loop.time() - began >= CALM_S:
             pause = pauses()

@@ -69,12 +69,33 @@ async def test_a_driver_that_ends_in_an_unforeseen_way_is_tried_again(ending: Ba
     assert ("device", "D", Link.DOWN, why) in calls
 
 
-async def test_a_device_fault_is_not_tried_again() -> None:
+async def test_a_device_fault_is_said_once_and_heals_when_it_is_mended() -> None:
     sink = RecordingSink()
-    driver = Scripted(DeviceFault("wrong certificate"), LinkLost("never reached"))
-    await keep_running(driver, "D", sink, dict, pauses=no_pause)
-    assert sink.calls[-1] == ("device", "D", Link.FAULT, "wrong certificate")
+    wrong, other = DeviceFault("no such file"), DeviceFault("wrong certificate")
+    driver = Scripted(wrong, wrong, other, other, wrong)
+    task = asyncio.create_task(keep_running(driver, "D", sink, dict, pauses=no_pause, fault_pause_s=0.0))
+    await until(lambda: ("device", "D", Link.UP, "") in sink.calls)
+    task.cancel()
+    await asyncio.wait({task})
+    assert sink.calls == [
+        ("device", "D", Link.CONNECTING, ""),
+        ("device", "D", Link.FAULT, "no such file"),
+        ("device", "D", Link.FAULT, "wrong certificate"),
+        ("device", "D", Link.FAULT, "no such file"),
+        ("device", "D", Link.UP, ""),
+    ]
+    assert len(driver.runs) == 6
+
+
+async def test_a_device_fault_is_not_tried_again_soon() -> None:
+    sink = RecordingSink()
+    driver = Scripted(DeviceFault("wrong certificate"))
+    task = asyncio.create_task(keep_running(driver, "D", sink, dict, pauses=no_pause))
+    await until(lambda: sink.calls[-1:] == [("device", "D", Link.FAULT, "wrong certificate")])
+    await asyncio.sleep(0.05)
     assert len(driver.runs) == 1
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def test_cursors_are_asked_for_anew_before_each_connection() -> None:
