@@ -38,8 +38,9 @@ help:
 demo: venv
 	@exec $(BIN)/gatewayd demo
 
+# The tests wait for devices more than they compute: three processes, a file in one of them.
 test: venv system-packages lint
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
 # Longer than anybody wants to wait for at every change: about three quarters of an hour on two quiet cores. The table
 # at its end says which case of the specification passed.

@@ -121,6 +121,7 @@ async def test_what_goes_on_in_one_worker_makes_no_data_of_another_one_late() ->
         began = len(core.of("OTHER"))
         await fleet.configure([other, device("A"), device("B", row=1), device("BAD", "crash", row=9)])
         await until(lambda: core.link("BAD") is Link.FAULT and core.up("A", "B"), deadline_s=40)
+        await until(lambda: len(core.of("OTHER")) >= began + 2)
         heard = [batch.t_recv_ns for batch in core.of("OTHER")[began:]]
         assert fleet.restarts >= 3
         assert core.up("OTHER")
