@@ -77,6 +77,8 @@ class Iec61850Bay:
     fail_operate:  AddCause of a negative CommandTermination
     travel_s:      how long a switch takes
     stuck:         objects whose switch does not move though the command is accepted
+    shows_selects: stSeld follows what is selected; else it stays false, as in IEDs that do not maintain it
+    looks:         how often an stSeld was read
     writes:        every SBO, SBOw, Oper, Cancel in order
     """
 
@@ -102,6 +104,8 @@ class Iec61850Bay:
         self.fail_operate: dict[str, int] = {}
         self.stuck: set[str] = set()
         self.travel_s = 0.15
+        self.shows_selects = False
+        self.looks = 0
         self._server: MmsServer | None = None
         self._service = threading.local()
         self._lock = threading.Lock()
@@ -260,14 +264,30 @@ class Iec61850Bay:
         held = self.model.get(stamp)
         return isinstance(held, TimestampData) and held.value.year == 1970
 
+    def drop_select(self, name: str) -> None:
+        """Forget who selected an object (`CSWI1.Pos`), as an IED does whose operator takes over."""
+        controls = self.server.controls
+        assert controls is not None
+        domain, ln, do = LD, *name.split(".")
+        controls._selections.pop((domain, f"{ln}$CO${do}"), None)  # noqa: SLF001  # open61850 has no other way
+        self._seld(name, shown=False)
+
+    def _seld(self, name: str, *, shown: bool) -> None:
+        if self.shows_selects and self.model.node(f"{LD}/{name}.stSeld[ST]") is not None:
+            self.model.set(f"{LD}/{name}.stSeld[ST]", shown)
+
     # controls: on the server's threads
     def _on_read(self, _connection: object, name: ObjectName) -> IECData | None:
         parts = name.item.split("$")
+        self.looks += parts[-1] == "stSeld"
         if parts[-1] != "SBO" or len(parts) != 4:
             return None
         name_of = f"{parts[0]}.{parts[2]}"
         self.writes.append(Write("SBO", name_of, at=time.time()))
-        return VisibleStringData("") if name_of in self.refuse_select else None
+        if name_of in self.refuse_select:
+            return VisibleStringData("")
+        self._seld(name_of, shown=True)
+        return None
 
     def _on_write(self, _connection: object, name: ObjectName, value: IECData) -> None:
         parts = name.item.split("$")
@@ -279,8 +299,16 @@ class Iec61850Bay:
             return
         given = dict(zip(node.children, value.members))  # noqa: B905  # a wrong length is the server's to refuse
         self.writes.append(_written(parts[3], f"{parts[0]}.{parts[2]}", given))
+        if parts[3] == "Cancel":
+            self._seld(f"{parts[0]}.{parts[2]}", shown=False)
 
     def _check(self, command: Command) -> int | None:
+        refused = self._refusal(command)
+        if refused is None:
+            self._seld(_name(command), shown=self._service.name == "SBOw")
+        return refused
+
+    def _refusal(self, command: Command) -> int | None:
         name = _name(command)
         if self._service.name == "SBOw":
             if name in self.refuse_select:

@@ -416,7 +416,7 @@ class Room:
         plant.local = plant.lockout = plant.stuck = False
         plant.breaker = plant.disconnector = CLOSED
         rtu.reclosing, rtu.setpoint, rtu.tap = False, 4000, 10
-        bay.travel_s = 0.05
+        bay.travel_s, bay.shows_selects = 0.05, False
         for number in (1, 2, 3, 4):
             bay.set(f"GGIO1.SPCSO{number}.stVal[ST]", False, q=0)
         bay.set("GGIO1.Ind1.stVal[ST]", True, q=0)

@@ -226,8 +226,29 @@ async def test_the_ied_restarts_after_the_select(room: Room) -> None:
 
 
 @pytest.mark.case("F14")
-async def test_the_ied_drops_the_select_by_itself(room: Room) -> None:
-    """The IED does not say so in this model: the Oper is asked once, and refused."""
+@pytest.mark.parametrize("device", ["BAY1", "BAY2"])
+async def test_the_ied_drops_the_select_by_itself(room: Room, device: str) -> None:
+    """Its stSeld says so: to BAY1 by a report, to BAY2, which has none, when it is read."""
+    room.bay.shows_selects = True
+    alice = room.operator(f"f14-{device}")
+    looks = room.bay.looks
+    selected = await alice.select(f"{device}/SE", True)
+    await until(lambda: room.bay.looks > looks, "a look at stSeld")
+    assert alice.ends(selected["tx"]) == []
+    room.bay.drop_select("GGIO1.SPCSO4")
+    await room.proof(alice, selected["tx"], "device-unselected", "none", "select selected outcome")
+    assert await alice.refused("operate", **{key: selected[key] for key in ("point", "value", "select_id")}) in (
+        "not-selected",
+        "device-unselected",
+    )
+    assert operates(room, "BAY1") == 0
+    again = await alice.select(f"{device}/SE", True)
+    await room.proof(alice, await alice.operate(again), "ok", "confirmed", DONE)
+
+
+@pytest.mark.case("F14")
+async def test_the_ied_drops_the_select_by_itself_and_does_not_show_it(room: Room) -> None:
+    """Its stSeld is never true, which proves nothing: the Oper is asked once, and refused."""
     alice = room.operator("f14b")
     selected = await alice.select("BAY1/SE", True)
     room.bay.refuse_operate["GGIO1.SPCSO4"] = 18

@@ -92,6 +92,7 @@ class Association:
             originator=options.originator,
             constant_t=options.constant_t,
             progress=self._told,
+            shows=memory.shows_selects,
         )
         self._taker: Taker | None = None
 
@@ -281,6 +282,7 @@ class Association:
                 raise Stopped
         else:
             self._connection.tick()
+            self._memory.counts["selects_dropped"] += self._transactions.look()
         if self._new_revision:
             raise ConnectionLost(self._new_revision)
         while self._overflowed:
@@ -360,6 +362,7 @@ class Association:
                 self._gap(f"{block.name}: a report was not understood ({error})")
             return
         block.last_report = time.monotonic()
+        self._transactions.reported(block.members[index] for index, *_ in parsed.elements)
         if block.assembler.broken_segments != before:
             counts["broken_segments"] += 1
             self._gap(f"{block.name}: a segment of a report is missing")

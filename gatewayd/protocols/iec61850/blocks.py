@@ -7,6 +7,7 @@ IEDs have them fixed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -56,17 +57,26 @@ class Mark(NamedTuple):
 class Block:
     """A control block of ours on this association.
 
+    members:      of its data set, domain and item each
     resumed:      its buffer goes on after the stored EntryID
     backlog:      it sends what its buffer holds first; interrogations found in there are of an earlier time
     interrogated: all of its data set has been read on this association
     """
 
-    def __init__(self, name: BlockName, instance: str, attributes: dict[str, Any], map_: DataSetMap) -> None:
+    def __init__(
+        self,
+        name: BlockName,
+        instance: str,
+        attributes: dict[str, Any],
+        members: Sequence[tuple[str, str]],
+        map_: DataSetMap,
+    ) -> None:
         self.name = name
         self.instance = instance
         self.rpt_id = str(attributes.get("RptID") or f"{name.ld}/{name.item(instance)}")
         self.conf_rev = attributes.get("ConfRev")
         self.data_set = str(attributes.get("DatSet"))
+        self.members = members
         self.map = map_
         self.assembler = Assembler(name, map_)
         self.resumed = False
@@ -202,7 +212,7 @@ class Taker:
             members = self._connection.directory(domain, item)
         except RequestFailed as error:
             raise NoBlockError(f"{name}: its data set {domain}/{item} cannot be read ({error})") from error
-        block = Block(name, instance, attributes, data_set(members, self._places))
+        block = Block(name, instance, attributes, members, data_set(members, self._places))
         self._one_rpt_id(block)
         self._options(block, attributes)
         if mark is not None:

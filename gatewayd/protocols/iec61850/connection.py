@@ -81,6 +81,7 @@ class Connection:
     on_control: takes domain, item (or "" and `LastApplError`) and the decoded value of a control's unconfirmed word
     counts:     `timeouts` and `callback_errors` are counted in it
     stopping:   asked at each tick; True ends whatever waits with Stopped
+    at_once:    requests that the IED lets wait for their answers
     """
 
     def __init__(
@@ -109,6 +110,7 @@ class Connection:
         self._directory_callback = lib.DirectoryCallback(self._on_directory)
         self._report_callback = lib.ReportCallback(self._on_information)
         self.last_heard = 0.0
+        self.at_once = 1
 
     # opening and closing
     def open(self, address: tuple[str, int], where: str, *, within_s: float, ap_title: str, ae_qualifier: int) -> None:
@@ -141,6 +143,8 @@ class Connection:
             if not native.IedConnection_tick(handle):
                 time.sleep(0.001)  # before there is a socket a tick does not wait
         self.last_heard = time.monotonic()
+        agreed = native.MmsConnection_getMmsConnectionParameters(self._mms)
+        self.at_once = min(agreed.calling, agreed.called)
 
     def close(self) -> None:
         """End the association and free everything; may be called again."""
@@ -208,6 +212,10 @@ class Connection:
     def result(self, number: int, what: str) -> Any:
         """Wait for a request that was started."""
         return self._wait(number, what)
+
+    def finished(self, number: int) -> bool:
+        """Whether `result` would not wait."""
+        return number in self._done
 
     def _start(
         self,

@@ -66,16 +66,19 @@ Item = Deliver | Gap | Complete | Ended
 
 
 class Memory:
-    """What outlives an association: waiting for an instance, and what has been said to people already."""
+    """What outlives an association: waiting for an instance, what has been said to people already, which objects show
+    by stSeld that they are selected (domain and item each).
+    """
 
     def __init__(self) -> None:
         self.waited: dict[str, int] = {}
         self.said: set[str] = set()
+        self.shows_selects: set[tuple[str, str]] = set()
         self.counts: dict[str, int] = dict.fromkeys(
             (
                 "associations", "reports", "segments", "broken_segments", "malformed_reports", "unknown_reports",
                 "unknown_members", "unknown_points", "polled_points", "reads", "failed_reads", "timeouts", "gaps",
-                "resumed", "commands", "callback_errors", "waited_for_disk",
+                "resumed", "commands", "selects_dropped", "callback_errors", "waited_for_disk",
             ),
             0,
         )  # fmt: skip

@@ -42,6 +42,18 @@ class VariableName(ctypes.Structure):
     )
 
 
+class ConnectionParameters(ctypes.Structure):
+    """MmsConnectionParameters: what both sides agreed on. calling, called: requests that may wait for an answer."""
+
+    _fields_ = (
+        ("calling", c_int),
+        ("called", c_int),
+        ("nesting", c_int),
+        ("largest_pdu", c_int),
+        ("services", c_uint8 * 11),
+    )
+
+
 _error = POINTER(c_int)
 _invoke = POINTER(c_uint32)
 _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
@@ -56,6 +68,7 @@ _PROTOTYPES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "IedConnection_setRequestTimeout": (None, (pointer, c_uint32)),
     "IedConnection_getMmsConnection": (pointer, (pointer,)),
     "MmsConnection_getIsoConnectionParameters": (pointer, (pointer,)),
+    "MmsConnection_getMmsConnectionParameters": (ConnectionParameters, (pointer,)),
     "IsoConnectionParameters_setRemoteApTitle": (None, (pointer, c_char_p, c_int)),
     "MmsConnection_setInformationReportHandler": (None, (pointer, ReportCallback, pointer)),
     "MmsConnection_readVariableAsync": (

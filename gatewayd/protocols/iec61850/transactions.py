@@ -21,6 +21,7 @@ from gatewayd.protocols.iec61850.address import Address, parse_command
 from gatewayd.protocols.iec61850.connection import Connection, ConnectionLost, RequestFailed, Stopped
 from gatewayd.protocols.iec61850.control import ApplicationError, ControlModel, Parameters, UnsupportedError
 from gatewayd.protocols.iec61850.lib import native
+from gatewayd.protocols.iec61850.selects import Select, SelectWatch
 
 log = structlog.get_logger("iec61850")
 
@@ -43,11 +44,18 @@ class Object:
         self.form: values.Node | None = None
         self.select_s: float | None = None
         self.operate_s: float | None = None
+        self.shows = False
+        """It has an stSeld."""
 
     @property
     def item(self) -> str:
         """`CSWI1$CO$Pos`"""
         return self.address.item("CO")
+
+    @property
+    def selected(self) -> str:
+        """`CSWI1$ST$Pos$stSeld`"""
+        return self.address.item("ST") + "$stSeld"
 
 
 class Transaction:
@@ -60,6 +68,8 @@ class Transaction:
         self.answered = False
         self.operated_until: float | None = None
         self.early: Step | None = None
+        self.held: Select | None = None
+        """The IED holds its select, and neither an Oper nor a Cancel has been sent."""
 
 
 def _refused(reason: Reason, native: Native | None = None) -> Reply:
@@ -70,6 +80,7 @@ class Transactions:
     """The controllable objects of an IED.
 
     progress: takes the id of a command and its later step
+    shows:    objects whose stSeld was ever seen true, kept over associations
     """
 
     def __init__(
@@ -79,6 +90,7 @@ class Transactions:
         originator: str,
         constant_t: bool,
         progress: Callable[[str, Step], None],
+        shows: set[tuple[str, str]],
     ) -> None:
         self._connection = connection
         self._originator = originator
@@ -89,6 +101,7 @@ class Transactions:
         self._ctl_num = 0
         self._error: ApplicationError | None = None
         self._steps: list[tuple[str, Step]] = []
+        self._watch = SelectWatch(connection, shows)
         self.oper_sent = False
         """An Oper of the request now running may have reached the IED."""
 
@@ -114,6 +127,8 @@ class Transactions:
             object_.model, object_.form = ControlModel(model), form
             object_.select_s = _seconds(self._attribute(object_, "sboTimeout"))
             object_.operate_s = _seconds(self._attribute(object_, "operTimeout"))
+            if object_.model.selects:
+                object_.shows = self._connection.layout(object_.address.ld, object_.selected) is not None
 
     def _attribute(self, object_: Object, name: str) -> int | None:
         try:
@@ -170,6 +185,8 @@ class Transactions:
             del self._running[command.point]
             return _refused(*self._why(error, transaction))
         transaction.selected = True
+        if object_.shows:
+            transaction.held = Select(object_.address.ld, object_.selected, time.monotonic())
         return Reply(Verdict.DONE, valid_for_s=object_.select_s)
 
     def operate(self, command: Control) -> Reply:
@@ -285,6 +302,7 @@ class Transactions:
             native.MmsValue_delete(made)
             raise _TooLateError
         self.oper_sent = service == "Oper"
+        transaction.held = None
         self._connection.write(object_.address.ld, f"{object_.item}${service}", made)
 
     def _why(self, error: RequestFailed, transaction: Transaction) -> tuple[Reason, Native]:
@@ -292,6 +310,29 @@ class Transactions:
         if said is not None and said.ctl_num == transaction.given.ctl_num:
             return control.add_cause(said.add_cause)
         return control.access_error(error)
+
+    # what is held
+    @property
+    def _held(self) -> list[Select]:
+        return [one.held for one in self._running.values() if one.held is not None]
+
+    def look(self) -> bool:
+        """Look at what is held selected, without waiting; whether one was found that the IED has dropped.
+
+        That one is forgotten: nothing is sent for it any more. Raises ConnectionLost, Stopped.
+        """
+        dropped = self._watch.look(self._held)
+        if dropped is None:
+            return False
+        point = next(point for point, one in self._running.items() if one.held is dropped)
+        log.warning("the IED dropped a select by itself", point=self._objects[point].point.name)
+        self._ended(point, self._running[point], Step(StepKind.UNSELECTED))
+        return True
+
+    def reported(self, members: Iterable[tuple[str, str]]) -> None:
+        """A report brought these members of its data set, domain and item each."""
+        if held := self._held:
+            self._watch.reported(held, members)
 
     # what comes unasked
     def heard(self, domain: str, item: str, value: Any) -> None:

@@ -1,8 +1,9 @@
 """A second peer: libiec61850's own server, in a process of its own, with habits the simulated bay does not have.
 
 Data sets of single attributes (value, q and t are members of their own), time-activated controls (operTm in Oper),
-EntryIDs that are times, checks of Check and ctlNum in C. One command a line on standard input: `set N 0|1`, `mx F`,
-`q N BITS`, `quit`. orIdent `denied` is refused with AddCause 20, `fail` ends in a negative CommandTermination.
+EntryIDs that are times, checks of Check and ctlNum in C, stSeld kept by the library. One command a line on standard
+input: `set N 0|1`, `mx F`, `q N BITS`, `sbo MS` (sboTimeout; answered by DONE), `quit`.
+orIdent `denied` is refused with AddCause 20, `fail` ends in a negative CommandTermination.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from gatewayd.protocols.iec61850.lib import find
 NO_ACCESS_AUTHORITY = 20
 ACCEPTED, ACCESS_DENIED = -1, 3
 FAILED, OK = 0, 1
+INT32U, CONFIGURATION = 9, 4
 SBO_ENHANCED, DIRECT_NORMAL = 4, 1
-CANCEL, TIME_ACTIVATED, ORIGIN, CTL_NUM, SBO_TIMEOUT = 1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 12
+CANCEL, TIME_ACTIVATED, ORIGIN, CTL_NUM, ST_SELD = 1 << 4, 1 << 5, 1 << 6, 1 << 7, 1 << 8
 TRIGGERS = 1 | 2 | 16
 OPTIONS = 1 | 2 | 4 | 8 | 32 | 64 | 128
 
@@ -42,6 +44,9 @@ node_create = native("LogicalNode_create", pointer, c_char_p, pointer)
 sps = native("CDC_SPS_create", pointer, c_char_p, pointer, c_uint32)
 mv = native("CDC_MV_create", pointer, c_char_p, pointer, c_uint32, c_bool)
 spc = native("CDC_SPC_create", pointer, c_char_p, pointer, c_uint32, c_uint32)
+attribute = native(
+    "DataAttribute_create", pointer, c_char_p, pointer, c_int, c_int, c_uint8, c_int, c_uint32
+)  # fmt: skip
 child = native("ModelNode_getChild", pointer, pointer, c_char_p)
 data_set = native("DataSet_create", pointer, c_char_p, pointer)
 member = native("DataSetEntry_create", pointer, pointer, c_char_p, c_int, c_char_p)
@@ -59,6 +64,7 @@ lock = native("IedServer_lockDataModel", None, pointer)
 unlock = native("IedServer_unlockDataModel", None, pointer)
 update_boolean = native("IedServer_updateBooleanAttributeValue", None, pointer, pointer, c_bool)
 update_float = native("IedServer_updateFloatAttributeValue", None, pointer, pointer, c_float)
+update_unsigned = native("IedServer_updateUnsignedAttributeValue", None, pointer, pointer, c_uint32)
 update_time = native("IedServer_updateUTCTimeAttributeValue", None, pointer, pointer, c_uint64)
 update_quality = native("IedServer_updateQuality", None, pointer, pointer, c_uint16)
 on_check = native("IedServer_setPerformCheckHandler", None, pointer, pointer, CheckHandler, pointer)
@@ -100,11 +106,12 @@ def main(port: int, tls: str = "") -> None:
     zero, io, meter = (node_create(name, device) for name in (b"LLN0", b"GGIO1", b"MMXU1"))
     inputs = [sps(b"Ind%d" % number, io, 0) for number in (1, 2)]
     power = mv(b"TotW", meter, 0, False)
-    common = CANCEL | ORIGIN | CTL_NUM | SBO_TIMEOUT
+    common = CANCEL | ORIGIN | CTL_NUM | ST_SELD
     outputs = [
         spc(b"SPCSO1", io, 0, SBO_ENHANCED | common | TIME_ACTIVATED),
         spc(b"SPCSO2", io, 0, DIRECT_NORMAL | ORIGIN | CTL_NUM),
     ]
+    attribute(b"sboTimeout", outputs[0], INT32U, CONFIGURATION, 0, 0, 0)
     status = data_set(b"dsST", zero)
     for name in (b"GGIO1$ST$Ind1$stVal", b"GGIO1$ST$Ind1$q", b"GGIO1$ST$Ind1$t", b"GGIO1$ST$Ind2"):
         member(status, name, -1, None)
@@ -147,6 +154,9 @@ def main(port: int, tls: str = "") -> None:
             update_boolean(server, child(target, b"stVal"), rest[1] == "1")
         elif verb == "q":
             update_quality(server, child(inputs[int(rest[0]) - 1], b"q"), int(rest[1]))
+        elif verb == "sbo":
+            update_unsigned(server, child(outputs[0], b"sboTimeout"), int(rest[0]))
+            print("DONE", flush=True)
         elif verb == "mx":
             update_float(server, child(power, b"mag.f"), float(rest[0]))
         unlock(server)

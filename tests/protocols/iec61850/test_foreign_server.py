@@ -38,6 +38,10 @@ class Peer:
         assert self._process.stdin is not None
         self._process.stdin.write(line.encode() + b"\n")
 
+    async def done(self) -> None:
+        assert self._process.stdout is not None
+        assert await asyncio.wait_for(self._process.stdout.readline(), 10) == b"DONE\n"
+
 
 @contextlib.asynccontextmanager
 async def serving(*arguments: str) -> AsyncIterator[Peer]:

@@ -53,6 +53,7 @@ def made(model: int) -> tuple[Wire, Transactions, list[tuple[str, Step]]]:
         originator="gw",
         constant_t=False,
         progress=lambda id_, step: steps.append((id_, step)),
+        shows=set(),
     )
     assert unit.learn([commanded(0, Kind.DOUBLE, "CSWI1.Pos")]) == 0
     return wire, unit, steps
