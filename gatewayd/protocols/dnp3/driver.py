@@ -48,7 +48,9 @@ class Dnp3Driver:
         settings = options(device)
         cursor = cursors.get(repeats.SOURCE)
         if cursor is not None:
-            memory.last = repeats.decode(cursor.data)
+            memory.last, stored = repeats.decode(cursor.data)
+            memory.stored = memory.stored or stored
+            memory.recalled = bool(memory.stored)
             memory.contacted = True
         route = Route(device.name, settings)
         try:

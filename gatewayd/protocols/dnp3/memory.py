@@ -13,8 +13,8 @@ log = structlog.get_logger("dnp3")
 
 COUNTERS = (
     "connections", "fragments", "unsolicited", "values", "events", "unknown_indexes", "other_objects",
-    "not_understood", "overflows", "restarts", "gaps", "repeats_dropped", "repeats_marked", "requests",
-    "response_timeouts", "failed_requests", "integrity_polls", "event_polls", "time_syncs", "commands",
+    "not_understood", "overflows", "restarts", "gaps", "repeats_dropped", "repeats_marked", "repeats_not_kept",
+    "requests", "response_timeouts", "failed_requests", "integrity_polls", "event_polls", "time_syncs", "commands",
     "frames_stopped", "garbage_octets", "callback_errors", "waits_for_disk",
 )  # fmt: skip
 
@@ -31,6 +31,7 @@ class Memory:
     contacted:       it has answered before, now or in an earlier run
     last, unsure:    the mark of the events that are on disk; of those that may be there or not
     stored, perhaps: the facts of the last of them that are on disk; that may be there or not
+    recalled:        `stored` is of an earlier connection or run, and the outstation may still send it again
     calm_ns:         UTC of its last answer that left nothing waiting in its buffers
     restart_told, overflow_told: the gap record for the indication that still stands has been made
     wanted_times:    event variations to ask for, because it sends those events without time
@@ -47,6 +48,7 @@ class Memory:
         self.unsure: Mark | None = None
         self.stored: list[Fact] = []
         self.perhaps: list[Fact] = []
+        self.recalled = False
         self.calm_ns: int | None = None
         self.restart_told = False
         self.overflow_told = False

@@ -7,9 +7,9 @@ of them. Events that begin with exactly the marked ones are the same again:
   and what happened since comes after it;
 * later a whole fragment is compared: an unsolicited response that is retried because the disk was slow.
 
-As long as the process lives, the events of the last fragment are known one by one: an outstation may pack what was not
-confirmed into another fragment, with newer events behind it or, after an overflow, without the oldest. Those that carry
-the device's time are recognised wherever they stand (`sift`).
+The events of the last fragment are known one by one, in the process and in the cursor: an outstation may pack what was
+not confirmed into another fragment, with newer events behind it or, after an overflow, without the oldest. Those that
+carry the device's time are recognised wherever they stand (`sift`).
 
 Repeated events that all carry the device's time are dropped. Events without time may recur octet for octet, so those
 are delivered, marked as possibly delivered before.
@@ -18,6 +18,7 @@ are delivered, marked as possibly delivered before.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -29,10 +30,13 @@ from gatewayd.points.types import Sample, Value
 SOURCE = "fragment"
 """Name of the cursor."""
 _DIGEST = 16
+MOST_KEPT, MOST_KEPT_OCTETS = 1024, 32 * 1024
+"""Events known one by one, and octets of them, that go to disk with a mark; a fragment has 2048 octets."""
 
 
 Fact = tuple[int, Value, int, int]
 """Code of the row, value, flags, device time in ns (0: none): what makes two events the same."""
+_FACTS = msgspec.msgpack.Decoder(list[Fact])
 
 
 class Mark(NamedTuple):
@@ -41,16 +45,36 @@ class Mark(NamedTuple):
     events: int
     digest: bytes
 
-    def encode(self) -> bytes:
-        """As it is kept in a cursor."""
-        return self.events.to_bytes(4, "big") + self.digest
+
+class Kept(NamedTuple):
+    """What a cursor holds. left_out: events that are not known one by one, because they are too many."""
+
+    data: bytes
+    left_out: int
 
 
-def decode(data: bytes) -> Mark | None:
-    """The mark in a cursor, None where it is none of ours."""
-    if len(data) != 4 + _DIGEST:
-        return None
-    return Mark(int.from_bytes(data[:4], "big"), data[4:])
+def encode(mark: Mark, stored: Sequence[Fact]) -> Kept:
+    """A mark and the events that are known one by one, the newest of them, as they are kept in a cursor."""
+    head = mark.events.to_bytes(4, "big") + mark.digest
+    kept = stored[-MOST_KEPT:]
+    octets = msgspec.msgpack.encode(kept)
+    if len(octets) > MOST_KEPT_OCTETS:  # long texts
+        return Kept(head, len(stored))
+    return Kept(head + octets, len(stored) - len(kept))
+
+
+def decode(data: bytes) -> tuple[Mark | None, list[Fact]]:
+    """The mark and the events of a cursor: None and none where it is none of ours; versions before kept no events."""
+    end = 4 + _DIGEST
+    if len(data) < end:
+        return None, []
+    mark = Mark(int.from_bytes(data[:4], "big"), data[4:end])
+    if len(data) == end:
+        return mark, []
+    try:
+        return mark, _FACTS.decode(data[end:])
+    except msgspec.MsgspecError:
+        return None, []
 
 
 def facts(samples: Sequence[Sample], codes: Mapping[int, int]) -> list[Fact]:
@@ -84,29 +108,47 @@ def known(samples: Sequence[Sample], whole: Mark, last: Mark | None, codes: Mapp
 
 
 class Sifted(NamedTuple):
-    """Events of a fragment without those that are on disk. doubtful: the first that many may be there."""
+    """Events of a fragment without those that are on disk. doubtful: the first that many may be there; left: facts."""
 
     samples: list[Sample]
     doubtful: int
+    left: list[Fact]
 
 
 def sift(
-    samples: Sequence[Sample], given: Sequence[Fact], stored: Sequence[Fact], perhaps: Sequence[Fact]
+    samples: Sequence[Sample],
+    given: Sequence[Fact],
+    stored: Sequence[Fact],
+    perhaps: Sequence[Fact],
+    *,
+    anywhere: bool = False,
 ) -> Sifted | None:
-    """Leave out timed events that are on disk; None where the first of them is new: then all are.
+    """Leave out timed events that are on disk; None where none is, or the first of them is new: then all are.
 
     An outstation that sends again begins with its oldest; a contact that is in the same state twice within a
-    millisecond does not.
+    millisecond does not. No fragment has one event twice, so each stored one is left out once.
 
     given: facts of the samples; stored, perhaps: facts of what came last and is on disk, may be on disk
+    anywhere: after a restart of ours: it need not begin with one, and those without time may be on disk, too
     """
-    if not given or not given[0][3] or (given[0] not in stored and given[0] not in perhaps):
+    if not given:
         return None
-    before = {fact for fact in stored if fact[3]}
+    if not anywhere and (not given[0][3] or (given[0] not in stored and given[0] not in perhaps)):
+        return None
+    before = Counter(fact for fact in stored if fact[3])
     unsure = {fact for fact in perhaps if fact[3]}
-    left = [(sample, fact) for sample, fact in zip(samples, given, strict=True) if fact not in before]
+    if anywhere:
+        unsure.update(fact for fact in stored if not fact[3])
+    left: list[tuple[Sample, Fact]] = []
+    for sample, fact in zip(samples, given, strict=True):
+        if before[fact]:
+            before[fact] -= 1
+        else:
+            left.append((sample, fact))
     doubtful = max((at + 1 for at, (_, fact) in enumerate(left) if fact in unsure), default=0)
-    return Sifted([sample for sample, _ in left], doubtful)
+    if len(left) == len(given) and not doubtful:
+        return None
+    return Sifted([sample for sample, _ in left], doubtful, [fact for _, fact in left])
 
 
 def timed(samples: Sequence[Sample]) -> bool:

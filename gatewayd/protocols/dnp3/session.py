@@ -165,14 +165,18 @@ class Session:
         if old == known and repeats.timed(again):
             memory.counts["repeats_dropped"] += old
             again = []
-        sifted = repeats.sift(new, facts[old:], memory.stored, memory.perhaps)
+        anywhere = memory.recalled and not old
+        sifted = repeats.sift(new, facts[old:], memory.stored, memory.perhaps, anywhere=anywhere)
+        memory.recalled = anywhere and sifted is not None
         stored = facts
         if sifted is not None:  # what was not in this fragment may come in the next
             memory.counts["repeats_dropped"] += len(new) - len(sifted.samples)
             again, new = again + sifted.samples[: sifted.doubtful], sifted.samples[sifted.doubtful :]
-            stored = (memory.stored + facts)[-MOST_STORED:]
+            stored = (memory.stored + sifted.left)[-MOST_STORED:]
         memory.counts["repeats_marked"] += len(again)
-        cursor = Cursor(repeats.SOURCE, mark.encode())
+        kept = repeats.encode(mark, stored)
+        memory.counts["repeats_not_kept"] += kept.left_out
+        cursor = Cursor(repeats.SOURCE, kept.data)
         utc_ns, mono_ns = fragment.at
         memory.unsure, memory.perhaps = mark, facts
         if again:

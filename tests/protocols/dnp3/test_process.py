@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gatewayd.points.types import Kind
-from gatewayd.protocols.dnp3 import library, soe
+from gatewayd.points.types import Cursor, Kind
+from gatewayd.protocols.dnp3 import library, repeats, soe
 from gatewayd.protocols.driver import DeviceFault
-from tests.protocols.dnp3.outstation import Function, Outstation, indexed, ranged
+from tests.protocols.dnp3.outstation import Function, Outstation, indexed, ranged, time48
 from tests.protocols.dnp3.support import Watch, device, driving, ended, point, until
 
 ROOT = Path(__file__).parents[3]
@@ -57,6 +57,26 @@ loop.run_forever()
 if sys.argv[2] == "closed":
     loop.close()
 sys.exit(7)
+"""
+
+
+KILLED = """
+import asyncio, os, sys
+from gatewayd.protocols.dnp3.driver import create
+from tests.protocols.dnp3.support import Watch, device, point
+from gatewayd.points.types import Kind
+
+class Committed(Watch):
+    async def events(self, batch, cursor=None):
+        await super().events(batch, cursor)
+        if batch.reported:
+            with open(sys.argv[2], "wb") as file:
+                file.write(cursor.data)
+                os.fsync(file.fileno())
+            print("on disk", flush=True)
+            await asyncio.Event().wait()
+
+asyncio.run(create(device(int(sys.argv[1]), [point(0, Kind.BINARY, "BI:0")])).run(Committed(), {}))
 """
 
 
@@ -112,6 +132,68 @@ async def test_a_process_that_ends_while_a_fragment_waits_ends_soon_and_confirms
                 await process.wait()
         await until(lambda: not rtu.connected, what="the connection closed")
         assert rtu.count(Function.CONFIRM) == 0
+
+
+@pytest.mark.parametrize(
+    ("fragments", "new"),
+    [
+        ([[0], [1], [2, 3]], [3]),  # into smaller fragments
+        ([[1, 2, 3], [4]], [3, 4]),  # without the oldest, which an overflow took
+        ([[3, 0, 2, 1], [4]], [3, 4]),  # in another order, a new one first
+        ([[0, 1, 2, 3], [0, 1, 2, 3], [4]], [3, 4]),  # and again, while we live
+    ],
+)
+async def test_kill_9_between_commit_and_confirm_and_other_fragments_afterwards(
+    fragments: list[list[int]], new: list[int], tmp_path: Path
+) -> None:
+    ms, stored = time.time_ns() // 1_000_000, tmp_path / "cursor"
+
+    def objects(numbers: list[int]) -> bytes:
+        return indexed(2, 2, [(0, (b"\x81" if n % 2 else b"\x01") + time48(ms + n)) for n in numbers])
+
+    async with Outstation(static=STATIC) as rtu:
+        rtu.events = [objects([0, 1, 2])]
+        process = await python(KILLED, str(rtu.port), str(stored), stdout=asyncio.subprocess.PIPE)
+        try:
+            assert process.stdout is not None
+            assert await asyncio.wait_for(process.stdout.readline(), 20) == b"on disk\n"
+        finally:
+            process.kill()
+            await process.wait()
+        await until(lambda: not rtu.connected, what="the connection closed")
+        assert rtu.count(Function.CONFIRM) == 0
+        watch = Watch()
+        watch.cursors[repeats.SOURCE] = Cursor(repeats.SOURCE, stored.read_bytes())
+        rtu.events = [objects(numbers) for numbers in fragments]
+        made = device(rtu.port, POINTS, event_poll_s=0.05)
+        async with driving(made, watch) as (driver, _):
+            await until(lambda: not rtu.events, what="all confirmed")
+            sent = sum(map(len, fragments))
+            assert driver.counters()["repeats_dropped"] == sent - len(new)
+    assert [sample.time_ns // 1_000_000 - ms for sample in watch.samples(0, reported=True)] == new
+    assert not any(batch.repeat for batch in watch.batches)
+
+
+async def test_after_kill_9_events_without_time_in_other_fragments_are_marked(tmp_path: Path) -> None:
+    stored = tmp_path / "cursor"
+    off, on = ((0, b"\x01"), (0, b"\x81"))
+    async with Outstation(static=STATIC) as rtu:
+        rtu.events = [indexed(2, 1, [off, on])]
+        process = await python(KILLED, str(rtu.port), str(stored), stdout=asyncio.subprocess.PIPE)
+        try:
+            assert process.stdout is not None
+            assert await asyncio.wait_for(process.stdout.readline(), 20) == b"on disk\n"
+        finally:
+            process.kill()
+            await process.wait()
+        watch = Watch()
+        watch.cursors[repeats.SOURCE] = Cursor(repeats.SOURCE, stored.read_bytes())
+        other = (0, b"\x03")  # restart flag: none of those
+        rtu.events = [indexed(2, 1, [off]), indexed(2, 1, [on]), indexed(2, 1, [other]), indexed(2, 1, [on])]
+        async with driving(device(rtu.port, POINTS, event_poll_s=0.05), watch):
+            await until(lambda: not rtu.events, what="all confirmed")
+    told = [(batch.repeat, sample.native) for batch in watch.batches if batch.reported for sample in batch.samples]
+    assert told == [(True, 0x01), (True, 0x81), (False, 0x03), (False, 0x81)]
 
 
 async def test_opendnp3s_thread_is_known_to_python_from_one_callback_to_the_next(

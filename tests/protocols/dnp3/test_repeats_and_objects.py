@@ -30,13 +30,27 @@ def known(samples: list[Sample], last: repeats.Mark | None, codes: dict[int, int
 def test_a_mark_goes_through_a_cursor() -> None:
     mark = repeats.mark(OLD, CODES)
     assert mark.events == 2
-    assert repeats.decode(mark.encode()) == mark
-    assert len(mark.encode()) == 20
+    facts = repeats.facts([*OLD, event(2, "text", 9, q.RECEIPT), event(3, None, 7)], CODES)  # type: ignore[arg-type]
+    assert repeats.decode(repeats.encode(mark, facts).data) == (mark, facts)
+    assert repeats.encode(mark, facts).left_out == 0
+    assert repeats.decode(repeats.encode(mark, facts).data[:20]) == (mark, [])  # of a version before
 
 
-@pytest.mark.parametrize("data", [b"", b"x" * 19, b"x" * 21])
+def test_a_cursor_is_bounded_and_says_what_it_leaves_out() -> None:
+    mark = repeats.mark(OLD, CODES)
+    many = [(7, True, 1, at) for at in range(repeats.MOST_KEPT + 3)]
+    kept = repeats.encode(mark, many)
+    assert kept.left_out == 3
+    assert repeats.decode(kept.data) == (mark, many[3:])
+    assert len(kept.data) <= repeats.MOST_KEPT_OCTETS
+    long = repeats.encode(mark, [(7, "x" * 1000, 1, at) for at in range(40)])
+    assert long.left_out == 40
+    assert repeats.decode(long.data) == (mark, [])
+
+
+@pytest.mark.parametrize("data", [b"", b"x" * 19, b"x" * 21, b"x" * 60])
 def test_a_cursor_that_is_none_of_ours(data: bytes) -> None:
-    assert repeats.decode(data) is None
+    assert repeats.decode(data) == (None, [])
 
 
 def test_the_same_events_again() -> None:
@@ -90,9 +104,15 @@ def test_timed() -> None:
     assert not repeats.timed([*OLD, event(0, True, 1, q.RECEIPT)])
 
 
-def sift(samples: list[Sample], stored: list[Sample], perhaps: list[Sample] | None = None) -> repeats.Sifted | None:
+def sift(
+    samples: list[Sample], stored: list[Sample], perhaps: list[Sample] | None = None, *, anywhere: bool = False
+) -> tuple[list[Sample], int] | None:
     facts = [repeats.facts(some, CODES) for some in (samples, stored, perhaps or [])]
-    return repeats.sift(samples, *facts)
+    sifted = repeats.sift(samples, *facts, anywhere=anywhere)
+    if sifted is None:
+        return None
+    assert sifted.left == repeats.facts(sifted.samples, CODES)
+    return sifted.samples, sifted.doubtful
 
 
 A, B, C, D = event(0, True, 1), event(1, 2.5, 2), event(0, False, 3), event(1, 3.5, 4)
@@ -115,6 +135,14 @@ def test_events_that_may_be_on_disk_are_delivered_and_told() -> None:
 def test_a_contact_that_is_closed_twice_in_one_millisecond_is_no_repeat() -> None:
     opened = event(0, False, 1)
     assert sift([opened, A], [A]) is None
+    assert sift([A, opened, A], [A], anywhere=True) == ([opened, A], 0)
+
+
+def test_after_a_restart_of_ours_they_are_known_wherever_they_stand() -> None:
+    assert sift([D, A, C, B], [A, B], anywhere=True) == ([D, C], 0)
+    assert sift([C, D], [A, B], anywhere=True) is None
+    untimed = event(0, True, 9, q.RECEIPT)
+    assert sift([untimed, A, C], [A, untimed], anywhere=True) == ([untimed, C], 1)
 
 
 def test_events_without_time_are_never_left_out() -> None:
