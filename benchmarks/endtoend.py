@@ -1,7 +1,7 @@
 """What the whole gateway costs and how fast it is: field device -> worker -> core -> mosquitto -> subscriber.
 
     python -m benchmarks.endtoend [iec61850] [dnp3] [dnp3-bursts] [dnp3-events] [modbus] [start] [--seconds 10]
-                                  [--no-retain]
+                                  [--retain both]
 
 Each scenario starts a load generator, a mosquitto and the daemon as processes of their own, and prints one table:
 values delivered and lost, latency, CPU of every process (from /proc, over the measured seconds), memory. It asserts
@@ -528,15 +528,21 @@ SCENARIOS = {
 }
 
 
+ONCE = ("dnp3-events", "start")
+"""Scenarios for which retained points make little difference."""
+
+
 async def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.endtoend")
     parser.add_argument("scenarios", nargs="*", choices=[*SCENARIOS, []], default=[])
     parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--no-retain", action="store_true")
+    parser.add_argument("--retain", choices=("yes", "no", "both"), default="both", help="a retained topic a point")
     given = parser.parse_args(arguments)
     for name in given.scenarios or SCENARIOS:
-        with tempfile.TemporaryDirectory(prefix="gatewayd-bench-") as folder:
-            await SCENARIOS[name](Path(folder), given.seconds, retain=not given.no_retain)
+        both = (True, False) if name not in ONCE else (True,)
+        for retain in {"yes": (True,), "no": (False,), "both": both}[given.retain]:
+            with tempfile.TemporaryDirectory(prefix="gatewayd-bench-") as folder:
+                await SCENARIOS[name](Path(folder), given.seconds, retain=retain)
 
 
 if __name__ == "__main__":
