@@ -117,6 +117,7 @@ class Sessions:
         self._commands: OrderedDict[str, tuple[str, int]] = OrderedDict()
         self._review: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._gone: list[Key] = []
         self.busy: dict[str, Point] = {}
         """The points that are not IDLE."""
         self.count: Counter[str] = Counter()
@@ -160,8 +161,20 @@ class Sessions:
             if isinstance(action, Refuse):  # changes nothing here, and so waits for nothing
                 self._answers.refused(action.asked, done(action.asked, action.refusal, point.spec.name))
             else:
-                point.todo.append(action)
+                self._queue(point, action)
         self._carry_out(point)
+
+    def _queue(self, point: Point, action: Action) -> None:
+        """To be done in its turn. Its requests are known from now on: none may begin anew while the disk waits."""
+        if isinstance(action, Record):
+            for asked in _goes_on_record(action):
+                self._gone += self._answers.remember(asked)
+        point.todo.append(action)
+
+    def _forget(self) -> list[Key]:
+        """Requests that had to be forgotten for others; the next step takes them out of the journal."""
+        gone, self._gone = self._gone, []
+        return gone
 
     def feed_all(self, event: Event) -> None:
         """The same to all sessions."""
@@ -334,7 +347,7 @@ class Sessions:
     def _put_select(self, point: Point, record: Record) -> None:
         session = record.session
         assert session.opened is not None
-        gone = self._answers.remember(session.opened)
+        gone = self._forget()
         stored = row(session.opened, session.point, commands.SELECTED, session.order)
 
         def work(db: sqlite3.Connection) -> None:
@@ -354,7 +367,7 @@ class Sessions:
         asked = session.operate or session.opened
         assert asked is not None
         before = self._judge.before(point.spec, session.order)
-        gone = self._answers.remember(asked)
+        gone = self._forget()
         stored = row(asked, session.point, commands.INTENDED, session.order, before)
         select_tx = session.opened.tx if session.operate is not None and session.opened is not None else ""
 
@@ -376,11 +389,10 @@ class Sessions:
         now_ns, late = self._now_ns(), record.kind is Kind.LATE
         answers = [msgspec.structs.replace(answer, time_ns=now_ns) for answer in record.answers]
         first = answers[0]
-        rows, silent, gone = [], [], list[Key]()
+        rows, silent, gone = [], [], self._forget()
         if not late:
             for answer in answers:
                 asked = _asked(record, answer)
-                gone += self._answers.remember(asked)
                 self._answers.knows(asked, answer)
                 rows.append(ended(asked, answer))
             for asked in record.ends:
@@ -440,7 +452,9 @@ class Sessions:
         point.session, actions = machine.step(point.session, event, self._mono_ns())
         self._settle(point)
         operates = [one for one in actions if isinstance(one, Ask) and one.verb is Stage.OPERATE]
-        point.todo.extend(one for one in actions if one not in operates)
+        for action in actions:
+            if action not in operates:
+                self._queue(point, action)
         self._carry_out(point)
         for ask in operates:
             self.count["operations"] += 1
@@ -510,6 +524,19 @@ def _asked(record: Record, answer: Answer) -> Asked:
         if asked is not None and (asked.operator, asked.tx) == (answer.operator, answer.tx):
             return asked
     return Asked(answer.operator, answer.tx, answer.stage, answer.time_ns, answer.reply_to)
+
+
+def _goes_on_record(record: Record) -> list[Asked]:
+    """The requests that a record puts into the journal."""
+    session = record.session
+    match record.kind:
+        case Kind.SELECT | Kind.INTENT:
+            asked = session.operate or session.opened
+            return [asked] if asked is not None else []
+        case Kind.END:
+            return [_asked(record, answer) for answer in record.answers]
+        case _:
+            return []
 
 
 def _not_on_record(error: BaseException) -> Refusal:

@@ -358,7 +358,8 @@ class Room:
 
     def whole_trail(self) -> list[dict[str, Any]]:
         """All of the audit trail so far."""
-        new = audit.entries(self.state, len(self._trail) + 1)
+        # By number, not by count: the oldest records go when there are too many.
+        new = audit.entries(self.state, self._trail[-1]["n"] + 1 if self._trail else 1)
         for entry in new:
             record = json.loads(entry.record)
             self._trail.append(record)

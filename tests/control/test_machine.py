@@ -844,3 +844,15 @@ def test_the_mutant_without_memory_of_requests_is_caught() -> None:
         patched(commands, "begin", no_dedupe_on_disk),
     ):
         assert caught(Histories)
+
+
+def test_a_request_whose_records_wait_for_the_disk_is_known_all_the_while() -> None:
+    """Found by `make prove`: it had ended, was not on disk yet, came again, and began anew (R8)."""
+    history = HistoriesAtDevice()
+    for _ in range(2):  # the second one waits behind the first
+        history.ask_direct("alice", "open", 30)
+        history.time_passes(5)
+    again = history.history[-1]
+    history.send(msgspec.structs.replace(again, received_ns=history.now, received_mono=history.mono))
+    history.no_request_ends_twice()
+    history.teardown()
