@@ -111,7 +111,7 @@ async def test_cancelling_ends_the_thread_and_frees_the_association():
         async with driving(device(sim.port, POINTS), watch):
             assert len(threads()) == 1
             assert len(sim.server.connections) == 1
-        assert threads() == []
+        await until(lambda: threads() == [])  # it has told of its end, and is about to be gone
         await until(lambda: not sim.server.connections)
 
 
