@@ -28,6 +28,14 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+async def killed(process: asyncio.subprocess.Process | None) -> None:
+    """End a process of ours with -9, where it has not ended yet."""
+    if process is not None:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
 async def until(condition: Callable[[], object], what: str = "", deadline_s: float = DEADLINE_S) -> None:
     """Wait for a condition; fail with its name after the deadline."""
     try:

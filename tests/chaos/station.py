@@ -16,7 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-from tests.brokers import Mosquitto, free_port
+from tests.brokers import Mosquitto, free_port, killed
 from tests.chaos.ledger import Books
 from tests.chaos.oracle import Offer, Row, row
 from tests.chaos.proxy import Proxy
@@ -136,10 +136,7 @@ class Simulator:
 
     async def kill(self) -> None:
         process, self._process = self._process, None
-        if process is not None:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+        await killed(process)
 
 
 class Consumer:
@@ -171,10 +168,7 @@ class Consumer:
 
     async def kill(self) -> None:
         process, self._process = self._process, None
-        if process is not None:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+        await killed(process)
 
     def read(self) -> list[Row]:
         """What has been stored since the last time."""

@@ -19,7 +19,7 @@ from simulators.iec61850_bay import Iec61850Bay
 from simulators.modbus_meter import ModbusMeter
 from simulators.model import Feeder
 from simulators.station import station as devices
-from tests.brokers import Mosquitto, until
+from tests.brokers import Mosquitto, killed, until
 from tests.mqtt.support import Console, console
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,10 +71,7 @@ class Gateway:
 
     async def kill(self) -> None:
         process, self.process = self.process, None
-        if process is not None:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
+        await killed(process)
 
     def workers(self) -> dict[str, int]:
         """Process ids of the workers by protocol: which of our children has which stack loaded."""

@@ -17,7 +17,8 @@ from gatewayd.mqtt.settings import MqttSettings, endpoint
 
 DEFAULT = Path("/etc/mosquitto/mosquitto.conf")
 ENOUGH_QUEUED = 100_000
-OFTEN_S = 60
+OFTEN = 60
+"""Seconds, or changes where `autosave_on_changes` is on, between two saves at most."""
 _DEEP = 5
 
 Options = Mapping[str, str]
@@ -122,7 +123,7 @@ def persistence(path: Path, options: Options) -> Finding:
         )
     on_changes = options.get("autosave_on_changes", "false") == "true"
     interval = _number(options, "autosave_interval", 1800)
-    if interval == 0 or (not on_changes and interval > OFTEN_S) or (on_changes and interval > OFTEN_S):
+    if interval == 0 or interval > OFTEN:
         what = "changes" if on_changes else "s"
         often = f"every {interval} {what}" if interval else "only when it is asked to"
         return warning(
