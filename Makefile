@@ -42,10 +42,10 @@ demo: venv
 test: venv system-packages lint
 	@$(BIN)/python -m pytest -n 3 --dist loadfile $(PYTEST_ARGS)
 
-# Longer than anybody wants to wait for at every change: about three quarters of an hour on two quiet cores. The table
-# at its end says which case of the specification passed.
+# Longer than anybody wants to wait for at every change: about half an hour on two quiet cores. The table at its end
+# says which case of the specification passed.
 prove: venv system-packages
-	@GATEWAYD_LONG=1 $(BIN)/python -m pytest tests/control tests/cases65 \
+	@GATEWAYD_LONG=1 $(BIN)/python -m pytest -n 2 tests/control tests/cases65 \
 		tests/protocols/dnp3/test_commands.py tests/protocols/iec61850/test_add_causes_on_the_wire.py \
 		tests/protocols/modbus/test_controls.py --timeout=7200 $(PYTEST_ARGS)
 

@@ -77,11 +77,13 @@ class Association:
         self._layouts: dict[tuple[str, str], values.Node | None] = {}
         self._untaken: list[str] = []
         self._complete = False
+        self._commanding = False
         self._new_revision = ""
         self._overflowed: list[Block] = []
         self._connection = Connection(
             timeout_s=options.timeout_s,
             stopping=lambda: exchange.stopping,
+            resting=self._rest_in_request,
             on_report=self._on_report,
             on_control=self._heard,
             counts=memory.counts,
@@ -275,20 +277,33 @@ class Association:
 
     def _step(self) -> None:
         """One tick, or a wait for the disk, and then what was asked for."""
-        if self._exchange.held_back:
-            self._memory.counts["waited_for_disk"] += 1
-            self._exchange.pause()
+        if self._rest():
             if self._exchange.stopping:
                 raise Stopped
         else:
             self._connection.tick()
             self._memory.counts["selects_dropped"] += self._transactions.look()
+            while self._overflowed:
+                assert self._taker is not None
+                self._taker.interrogate(self._overflowed.pop())
         if self._new_revision:
             raise ConnectionLost(self._new_revision)
-        while self._overflowed:
-            assert self._taker is not None
-            self._taker.interrogate(self._overflowed.pop())
         self._answer_asked()
+
+    def _rest(self) -> bool:
+        """Whether the disk is behind; then a moment has passed."""
+        if not self._exchange.held_back:
+            return False
+        self._memory.counts["waited_for_disk"] += 1
+        self._exchange.pause()
+        return True
+
+    def _rest_in_request(self) -> bool:
+        """The same while a request waits. A command's answer is waited for with what stands before it, disk or not."""
+        if self._commanding or not self._rest():
+            return False
+        self._answer_asked()
+        return True
 
     def _answer_asked(self) -> None:
         while self._complete and (ask := self._exchange.asked()) is not None:
@@ -305,6 +320,7 @@ class Association:
             else:
                 assert ask.command is not None
                 self._memory.counts["commands"] += 1
+                self._commanding = True
                 if ask.verb is Verb.CANCEL:
                     lost = UNSURE
                     reply = self._transactions.cancel(ask.command)
@@ -317,6 +333,8 @@ class Association:
                 lost = UNSURE
             self._exchange.answer(ask, lost)
             raise
+        finally:
+            self._commanding = False
         self._exchange.answer(ask, reply)
         self._transactions.tell()
 

@@ -81,6 +81,7 @@ class Connection:
     on_control: takes domain, item (or "" and `LastApplError`) and the decoded value of a control's unconfirmed word
     counts:     `timeouts` and `callback_errors` are counted in it
     stopping:   asked at each tick; True ends whatever waits with Stopped
+    resting:    asked before each tick of a request that waits; True: the IED must not be read now (and it rested)
     at_once:    requests that the IED lets wait for their answers
     """
 
@@ -89,12 +90,14 @@ class Connection:
         *,
         timeout_s: float,
         stopping: Callable[[], bool],
+        resting: Callable[[], bool],
         on_report: Callable[[int], None],
         on_control: Callable[[str, str, Any], None],
         counts: dict[str, int],
     ) -> None:
         self._timeout_s = timeout_s
         self._stopping = stopping
+        self._resting = resting
         self._on_report = on_report
         self._on_control = on_control
         self._counts = counts
@@ -240,13 +243,22 @@ class Connection:
         return number
 
     def _wait(self, number: int, what: str) -> Any:
-        deadline = time.monotonic() + self._timeout_s + 1.0
+        allowed = self._timeout_s + 1.0  # the library has a timeout of its own; this is for its failing
+        deadline = time.monotonic() + allowed
+        rested = False
         while number not in self._done:
+            if self._resting():
+                if self._stopping():
+                    raise Stopped
+                rested, deadline = True, time.monotonic() + allowed
+                continue
             self.tick()
-            if time.monotonic() > deadline:  # the library has a timeout of its own; this is for its failing
+            if time.monotonic() > deadline:
                 self._converters.pop(number, None)
                 self._done[number] = (MmsError.SERVICE_TIMEOUT, None)
         error, value = self._done.pop(number)
+        if error == MmsError.SERVICE_TIMEOUT and rested:  # nobody listened, which is not the IED's fault
+            raise RequestFailed(f"{what}, which had to rest for the disk", error)
         if error == MmsError.SERVICE_TIMEOUT:
             self._counts["timeouts"] += 1
             self._unanswered += 1

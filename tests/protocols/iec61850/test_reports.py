@@ -189,20 +189,36 @@ async def test_nothing_is_confirmed_before_it_is_on_disk():
 
 async def test_a_slow_disk_holds_the_ied_back_and_nothing_is_lost():
     watch = Watch()
-    # No poll meanwhile: its answer stands behind the reports, and waiting for it takes them all.
-    async with Iec61850Bay(still=True) as sim, driving(device(sim.port, POINTS, poll_s=60), watch) as (driver, task):
+    # Polls all the while, each with more reports before its answer than may be taken, and longer than it may take.
+    async with Iec61850Bay(still=True) as sim, driving(device(sim.port, POINTS, poll_s=0.1), watch) as (driver, task):
+        reports = driver.counters()["reports"]
         watch.disk = asyncio.Event()
         many = 4 * MOST_WAITING
         for number in range(many):
             sim.set("GGIO1.Ind1.stVal[ST]", number % 2 == 0)
         await until(lambda: driver.counters()["waited_for_disk"] > 10)
         taken = driver.counters()["reports"]
-        await until(lambda: driver.counters()["waited_for_disk"] > 40)
-        assert driver.counters()["reports"] == taken < many
+        await until(lambda: driver.counters()["waited_for_disk"] > 200)
+        assert driver.counters()["reports"] == taken <= reports + MOST_WAITING + 1
         watch.disk.set()
         await until(lambda: len(watch.samples(IND1, reported=True)) == many)
         assert [s.value for s in watch.samples(IND1, reported=True)] == [n % 2 == 0 for n in range(many)]
+        sim.set("LLN0.Loc.stVal[ST]", True)
+        await until(lambda: (loc := watch.last(LOCAL)) is not None and loc.value is True, what="polled again")
+        assert driver.counters()["associations"] == 1
         assert not task.done()
+
+
+async def test_a_command_is_carried_out_while_the_disk_is_behind():
+    watch = Watch()
+    points = [*POINTS, commanded(100, Kind.BINARY, "GGIO1.SPCSO1")]
+    async with Iec61850Bay(still=True) as sim, driving(device(sim.port, points, poll_s=0.1), watch) as (driver, _task):
+        watch.disk = asyncio.Event()
+        for number in range(4 * MOST_WAITING):
+            sim.set("GGIO1.Ind1.stVal[ST]", number % 2 == 0)
+        await until(lambda: driver.counters()["waited_for_disk"] > 10)
+        assert (await driver.operate(command(100, True, sbo=False))).verdict is Verdict.DONE
+        watch.disk.set()
 
 
 async def test_another_instance_is_a_gap():
