@@ -176,6 +176,7 @@ class Daemon:
             "fleet": self.fleet.run,
             "watchdog": self.watchdog.run,
             "health": self._health,
+            "disk": self.datapath.watch_disk,
             "clock": self._watch_clock,
             "certificates": self._watch_certificates,
             "reload": self._reloads,

@@ -30,6 +30,9 @@ MOST_NOTES = 10_000
 """Records of our own (links, gaps, derived points) that may wait for the disk; past it they are counted and dropped,
 and one gap record says so when the disk takes data again."""
 NOTES_DROPPED = "gateway-records-dropped"
+LOOK_S = 1.0
+HELD_S = 10.0
+"""Events of a device that wait longer for the disk make its points with events old-data: newer ones may wait behind."""
 
 
 class LinkState(NamedTuple):
@@ -38,6 +41,13 @@ class LinkState(NamedTuple):
     link: Link
     since_ns: int
     cause: str
+
+
+class _InFlight(NamedTuple):
+    """The newest events of a device on their way to the disk, and since when (CLOCK_MONOTONIC ns)."""
+
+    committed: asyncio.Future[int]
+    since_ns: int
 
 
 class Outward(Protocol):
@@ -85,7 +95,8 @@ class DataPath:
         self._told: dict[str, Link] = {}
         self._heard_ns: dict[str, int] = {}
         self._cursors: dict[str, dict[str, Cursor]] = {}
-        self._in_flight: dict[str, asyncio.Future[int]] = {}
+        self._in_flight: dict[str, _InFlight] = {}
+        self._held: set[str] = set()
         self._notes = 0
         self._dropped_since_ns = 0
         self._settling: asyncio.TimerHandle | None = None
@@ -118,7 +129,7 @@ class DataPath:
         self.counts["events"] += len(applied.events)
         place = None if cursor is None else (device, cursor)
         committed = self._journal.append(self._events(applied, batch), self._image(applied), place)
-        self._in_flight[device] = committed
+        self._in_flight[device] = _InFlight(committed, self._moment().mono_ns)
         committed.add_done_callback(lambda done: self._committed(device, cursor, done))
         return committed
 
@@ -178,8 +189,10 @@ class DataPath:
         return [ImageRow(specs[row].name, *known) for row in applied.image if (known := image[row]) is not None]
 
     def _committed(self, device: str, cursor: Cursor | None, done: asyncio.Future[int]) -> None:
-        if self._in_flight.get(device) is done:
+        last = self._in_flight.get(device)
+        if last is not None and last.committed is done:
             del self._in_flight[device]
+            self._release(device)
         if done.cancelled():
             return
         error = done.exception()
@@ -195,10 +208,35 @@ class DataPath:
     async def cursors(self, device: str) -> Iterable[Cursor]:
         """Where the device's buffers stand on disk, once all that was given to the journal for it is there."""
         while (waiting := self._in_flight.get(device)) is not None:
-            await asyncio.wait({waiting})
+            await asyncio.wait({waiting.committed})
         known = dict(self._journal.cursors(device))
         known.update(self._cursors.get(device, {}))
         return known.values()
+
+    # --- a disk that takes no events --------------------------------------------------------------------------------
+
+    async def watch_disk(self) -> None:
+        """Until cancelled: points must not pass for the present while what their device says of them waits."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.look()
+
+    def look(self) -> None:
+        """Mark the points of devices whose events have waited too long."""
+        now = self._moment()
+        for device, waiting in self._in_flight.items():
+            if device not in self._held and now.mono_ns - waiting.since_ns > HELD_S * 1e9:
+                self._held.add(device)
+                self.counts["held"] += 1
+                log.warning("events wait for the disk: the device's points with events are old-data", device=device)
+                self._tell(self.intake.hold(device, now.utc_ns), now.mono_ns)
+
+    def _release(self, device: str) -> None:
+        if device in self._held:
+            self._held.discard(device)
+            now = self._moment()
+            log.info("the disk takes the device's events again", device=device)
+            self._tell(self.intake.release(device, now.utc_ns), now.mono_ns)
 
     # --- contacts that have to settle -------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ REASONS: dict[int, str] = {
     q.BAD_REFERENCE: "the device's reference value is wrong",
     q.OSCILLATORY: "the input oscillates",
     q.FAILURE: "the device reports a failure of the point",
-    q.OLD_DATA: "the device has not been able to renew the value",
+    q.OLD_DATA: "the value was not renewed: by the device, or because the gateway's disk takes no events",
     q.INCONSISTENT: "what belongs together does not agree",
     q.INACCURATE: "the value is less accurate than stated",
     q.CONFIG_ERROR: "the point list does not fit the device: no such address, or another type; correct the list",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,35 @@ async def test_nothing_to_store_is_nothing_to_wait_for(tmp_path: Path) -> None:
         made.path.device("D", Link.UP)
         assert made.path.take(batch((1, 4.5)), None) is None
         assert made.path.take(batch((1, 4.5)), Cursor("fragment", b"x")) is not None
+
+
+async def test_points_with_events_are_old_while_the_disk_takes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A breaker must not be shown as it was minutes ago, nor let an interlock pass on it."""
+    async with opened(tmp_path) as made:
+        made.path.device("D", Link.UP)
+        await made.path.events(batch((0, True), (1, 4.5), reported=True))
+        states, held = made.intake.database.states, asyncio.get_running_loop().create_future()
+        monkeypatch.setattr(made.journal, "append", lambda *_: held)
+        made.path.take(batch((0, False), reported=True), None)
+        made.path.look()
+        assert states[0].quality == q.GOOD
+        late = clock.moment()._replace(mono_ns=time.monotonic_ns() + int(datapath.HELD_S * 1.1e9))
+        made.path._moment = lambda: late
+        made.outside.rows.clear()
+        for _ in range(2):
+            made.path.look()
+            assert states[0].value is False
+            assert states[0].quality == q.QUESTIONABLE | q.OLD_DATA
+            assert states[1].quality == q.GOOD
+        assert made.outside.rows == [0, 2]
+        assert made.path.counts["held"] == 1
+        held.set_result(7)
+        await asyncio.sleep(0)
+        assert states[0].quality == q.GOOD
+        assert made.outside.rows[2:] == [0, 2]
+        assert made.outside.watched[-1][0] == (0, 2, 3, 4)
 
 
 async def test_cursors_wait_for_what_is_on_its_way_to_the_disk(tmp_path: Path) -> None:

@@ -147,7 +147,9 @@ def _journal(health: dict[str, Any], picture: Picture) -> None:
     )
     if journal.get("broken"):
         picture.attention.append("the journal cannot write: events wait in the devices, commands are refused")
-    if journal.get("full"):
+    if journal.get("full") and used < limit:
+        picture.attention.append("the disk has no room for the journal's events: they wait in the devices")
+    elif journal.get("full"):
         picture.attention.append("the journal is full of events no broker has taken: events wait in the devices")
     elif backlog > BACKLOG:
         picture.attention.append(f"{backlog} events have not been taken by the broker yet")

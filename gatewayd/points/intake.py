@@ -22,10 +22,10 @@ from gatewayd.points.deadband import passes
 from gatewayd.points.mapping import compile_mapping
 from gatewayd.points.types import Batch, Link, PointSpec, Sample, Value
 
+HELD = q.QUESTIONABLE | q.OLD_DATA
+"""What is added to a point while what is said of it waits for the disk."""
 LINK_BITS = q.COMM_LOST | q.RESTART | q.NOT_INITIALISED
 """A derived point with one of these says nothing of the process: it makes no event."""
-
-
 FUTURE_NS = 1_000_000_000
 """A device's time further than this ahead of the receipt is suspect."""
 STALE_NS = 10_000_000_000
@@ -89,6 +89,7 @@ class Intake:
         self._up: set[str] = set()
         self._contact_ns: dict[str, int] = {}
         self._staged: dict[str, dict[int, Sample]] = {}
+        self._held: dict[str, dict[int, int]] = {}
         stored = image or {}
         self.image: list[Image | None] = [stored.get(spec.name) for spec in specs]
         self._combiners: dict[int, tuple[Combiner, Which]] = {}
@@ -277,17 +278,54 @@ class Intake:
             self._staged.pop(device, None)
             for combiner in self._pairs.get(device, ()):
                 combiner.forget_contacts()
-            rows = self.database.mark(device, q.COMM_LOST, recv_ns)
-            applied.rows.extend(rows)
-            applied.touched.extend(rows)
+            applied.touched.extend(self.database.mark(device, q.COMM_LOST, recv_ns))
+            return self._marked(applied, recv_ns)
         if applied.touched:
             self._derive(applied, recv_ns)
         return applied
 
+    # ---- a disk that takes no events
+
+    def hold(self, device: str, recv_ns: int) -> Applied:
+        """What a device says of its points with events waits for the disk: what they show may not be the present.
+
+        They are old-data until `release`, or until a sample comes. No event: it is the gateway's own doing.
+        """
+        applied = Applied([], [], [], [])
+        held = self._held.setdefault(device, {})
+        for row in self.database.rows(device):
+            state, spec = self._states[row], self.database.specs[row]
+            quality = q.worst(state.quality, HELD)
+            if spec.event and not spec.derived and quality != state.quality:
+                held.setdefault(row, state.quality)
+                state.turn(quality, recv_ns)
+                applied.touched.append(row)
+        return self._marked(applied, recv_ns, LINK_BITS | q.OLD_DATA)
+
+    def release(self, device: str, recv_ns: int) -> Applied:
+        """The disk has taken it: what nothing else was learned of meanwhile is as it was."""
+        applied = Applied([], [], [], [])
+        for row, before in self._held.pop(device, {}).items():
+            state = self._states[row]
+            if device in self._up and state.quality == q.worst(before, HELD):
+                state.turn(before, recv_ns)
+                applied.touched.append(row)
+        return self._marked(applied, recv_ns, LINK_BITS | q.OLD_DATA)
+
+    def _marked(self, applied: Applied, recv_ns: int, own: int = LINK_BITS) -> Applied:
+        specs = self.database.specs
+        applied.rows.extend(row for row in applied.touched if not specs[row].contact)
+        if applied.touched:
+            self._derive(applied, recv_ns, own)
+        return applied
+
     # ---- derived points
 
-    def _derive(self, applied: Applied, recv_ns: int) -> None:
-        """Evaluate what depends on the touched rows, each once, inputs before those that use them."""
+    def _derive(self, applied: Applied, recv_ns: int, own: int = LINK_BITS) -> None:
+        """Evaluate what depends on the touched rows, each once, inputs before those that use them.
+
+        own: bits that are of the gateway's making; with one of them a derived point makes no event.
+        """
         dependents = self._dependents
         if not dependents:
             return
@@ -296,16 +334,16 @@ class Intake:
         heapify(waiting)
         while waiting:
             one = self._derived[heappop(waiting)]
-            self._evaluate(applied, one, recv_ns)
+            self._evaluate(applied, one, recv_ns, own)
             for at in dependents.get(one.row, ()):
                 if at not in due:
                     due.add(at)
                     heappush(waiting, at)
 
-    def _evaluate(self, applied: Applied, one: Derived, recv_ns: int) -> None:
+    def _evaluate(self, applied: Applied, one: Derived, recv_ns: int, own: int = LINK_BITS) -> None:
         outcome = one.expression.evaluate(self.database.operand)
         sample = Sample(one.row, outcome.value, outcome.quality, 0, outcome.time_ns)
-        if self._events[one.row] and not outcome.quality & LINK_BITS:
+        if self._events[one.row] and not outcome.quality & own:
             self._event(applied, one.row, sample, recv_ns, reported=False, historical=False)
         self._update(applied, one.row, sample, recv_ns)
 
@@ -330,6 +368,8 @@ class Intake:
                 self.image[after] = old.image[before]
             if device in old._up:
                 self._up.add(device)
+            if device in old._held:
+                self._held[device] = {moved[row]: before for row, before in old._held[device].items() if row in moved}
             self._staged[device] = {moved[row]: sample for row, sample in old._staged.get(device, {}).items()}
             for combiner, other in zip(self._pairs.get(device, ()), old._pairs.get(device, ()), strict=True):
                 combiner.take_over(other)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from gatewayd.control.reasons import Reason
-from gatewayd.control.types import Control, Reply, Verdict
-from gatewayd.points.types import Batch, Cursor
+from gatewayd.control.types import Control, Reply, Step, Verdict
+from gatewayd.points.types import Batch, Cursor, Link
 from gatewayd.protocols import registry
 from gatewayd.protocols.device import Device
 from gatewayd.protocols.driver import Counting, Driver, Interrogable, Operable, Sink
@@ -20,11 +20,23 @@ UNABLE = Reply(Verdict.REFUSED, Reason.UNSUPPORTED)
 UNSURE = Reply(Verdict.UNKNOWN, Reason.UNKNOWN)
 
 
-class Core(Sink, Protocol):
-    """The core's side of the seam: a sink that can also be asked without waiting."""
+class Committing(Protocol):
+    """What a RememberingSink passes on to: the core, or in a worker the way to it."""
 
-    def take(self, batch: Batch, cursor: Cursor | None) -> asyncio.Future[int] | None:
-        """Like `events`, returning what to wait for: None where there is nothing."""
+    def take(self, batch: Batch, cursor: Cursor | None) -> asyncio.Future[Any] | None:
+        """Hand a batch over; what to wait for until it is on disk, None where nothing of it has to be."""
+
+    def state(self, batch: Batch) -> None: ...
+
+    def device(self, name: str, link: Link, why: str = "") -> None: ...
+
+    def gap(self, device: str, cause: str) -> None: ...
+
+    def progress(self, command_id: str, step: Step) -> None: ...
+
+
+class Core(Sink, Committing, Protocol):
+    """The core's side of the seam: a sink that can also be asked without waiting."""
 
 
 class Host(Protocol):
@@ -113,22 +125,38 @@ class InProcess:
 
 
 class RememberingSink:
-    """Passes everything on; remembers the cursors that are on disk, for the next connection."""
+    """The sink of one device's driver: over all connections it knows what is on disk and what is on its way there."""
 
-    def __init__(self, sink: Sink, cursors: Iterable[Cursor]) -> None:
-        self._sink = sink
+    def __init__(self, to: Committing, cursors: Iterable[Cursor]) -> None:
+        self._take = to.take
         self._cursors = {cursor.source: cursor for cursor in cursors}
-        self.state = sink.state
-        self.device = sink.device
-        self.gap = sink.gap
-        self.progress = sink.progress
+        self._on_its_way: asyncio.Future[Any] | None = None
+        self.state = to.state
+        self.device = to.device
+        self.gap = to.gap
+        self.progress = to.progress
 
     async def events(self, batch: Batch, cursor: Cursor | None = None) -> None:
         """Wait for the disk; only then the cursor has moved."""
-        await self._sink.events(batch, cursor)
+        committed = self._take(batch, cursor)
+        if committed is None:
+            return
+        if batch.reported or cursor is not None:  # what is polled is not sent again
+            self._on_its_way = committed
         if cursor is not None:
+            committed.add_done_callback(lambda done: self._moved(cursor, done))
+        await asyncio.shield(committed)
+
+    def _moved(self, cursor: Cursor, done: asyncio.Future[Any]) -> None:
+        if not done.cancelled() and done.exception() is None:
             self._cursors[cursor.source] = cursor
 
-    def cursors(self) -> dict[str, Cursor]:
-        """Where the device's buffers stand."""
+    async def cursors(self) -> dict[str, Cursor]:
+        """Where the device's buffers stand, once the disk has what a connection that ended left on its way there.
+
+        Without the wait a device whose connections end while the disk is held would send the same events again and
+        again, and each time they would join the line.
+        """
+        while (left := self._on_its_way) is not None and not left.done():
+            await asyncio.wait({left})
         return dict(self._cursors)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
 import structlog
 
@@ -57,7 +57,7 @@ async def keep_running(
     driver: Driver,
     name: str,
     sink: Sink,
-    cursors: Callable[[], Mapping[str, Cursor]],
+    cursors: Callable[[], Awaitable[Mapping[str, Cursor]]],
     *,
     pauses: Callable[[], Iterator[float]] = backoff,
     fault_pause_s: float = FAULT_PAUSE_S,
@@ -65,18 +65,20 @@ async def keep_running(
     """Run the driver until cancelled. LinkLost and unforeseen errors are retried after `pauses`, a DeviceFault later.
 
     name:    the device's name, for the link's state and the log
-    cursors: asked anew before each connection, since every connection moves them
+    cursors: asked anew before each connection, since every connection moves them; waits for what one left on its way
+             to the disk
     """
     loop = asyncio.get_running_loop()
     pause = pauses()
     fault = ""
     while True:
         watching = _Watching(sink)
+        known = await cursors()
         if not fault:
             sink.device(name, Link.CONNECTING)
         began = loop.time()
         try:
-            await driver.run(watching, cursors())  # type: ignore[arg-type]  # a Sink by its attributes
+            await driver.run(watching, known)  # type: ignore[arg-type]  # a Sink by its attributes
             why = "the driver ended without a cause"
         except LinkLost as error:
             why = str(error) or "link lost"

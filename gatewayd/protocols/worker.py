@@ -108,25 +108,27 @@ class _ToCore:
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, asyncio.Future[None]] = {}
+        self._waiting: dict[int, tuple[str, asyncio.Future[None]]] = {}
         self.state = outbox.send_state
 
-    async def events(self, batch: Batch, cursor: Cursor | None = None) -> None:
+    def take(self, batch: Batch, cursor: Cursor | None) -> asyncio.Future[None]:
         number = next(self._numbers)
-        committed = self._waiting[number] = asyncio.get_running_loop().create_future()
-        try:
-            self._outbox.send_after_state(batch.device, wire.Events(number, batch, cursor))
-            failpoint.here("worker-events-sent")
-            await committed
-            failpoint.here("worker-events-committed")
-        finally:
-            self._waiting.pop(number, None)
+        committed = asyncio.get_running_loop().create_future()
+        self._waiting[number] = batch.device, committed
+        self._outbox.send_after_state(batch.device, wire.Events(number, batch, cursor))
+        failpoint.here("worker-events-sent")
+        return committed
 
     def committed(self, number: int) -> None:
         """The core has the batch of this number on disk."""
-        waiting = self._waiting.get(number)
+        failpoint.here("worker-events-committed")
+        _, waiting = self._waiting.pop(number, ("", None))
         if waiting is not None and not waiting.done():
             waiting.set_result(None)
+
+    def forget(self, device: str) -> None:
+        """The device's driver has ended for good: the core need not answer for it."""
+        self._waiting = {number: one for number, one in self._waiting.items() if one[0] != device}
 
     def device(self, name: str, link: Link, why: str = "") -> None:
         self._outbox.send_after_state(name, wire.LinkIs(name, link, why))
@@ -193,6 +195,7 @@ class Worker:
         if task is not None:
             task.cancel()
             await asyncio.wait({task})
+        self._sink.forget(name)
         self._outbox.send_after_state(name, wire.Stopped(name))
 
     async def _ask(self, ask: wire.Ask) -> None:

@@ -410,11 +410,13 @@ class Writer:
         self._blocked = not room
         if self._blocked and events and not self._said_full:
             self._said_full = True
-            log.error(
-                "the journal is full of events that were not handed over: devices are held",
-                used=self._space.used,
-                limit=self._limits.high,
-            )
+            used, limit = self._space.used, self._limits.high
+            if used < limit:
+                log.error("the disk has no room for the journal's events: devices are held", used=used, limit=limit)
+            else:
+                log.error(
+                    "the journal is full of events that were not handed over: devices are held", used=used, limit=limit
+                )
         elif room and self._said_full:
             self._said_full = False
             log.info("the journal has room again", used=self._space.used, limit=self._limits.high)

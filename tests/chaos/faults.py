@@ -32,6 +32,8 @@ FAIL_POINTS = (
     "events-published",
     "events-acknowledged",
 )
+LONG_HOLD_S = 45.0
+"""Longer than the disk may take before the gateway ends its connections with the devices."""
 ON_ITS_WAY_MS = 2000
 """What a device without a lasting buffer made so shortly before it died may not have got out."""
 
@@ -175,9 +177,11 @@ async def disk_full(station: Station, hard: int) -> Records:
         with small_disk(station.state, used // 2**20 + 24):
             await station.gateway.start()
             try:
-                for _ in range(hard):
+                for turn in range(hard):
                     await station.flows()
-                    felt += await _fill_disk(station, station.chance.uniform(3.0, 5.0))
+                    station.load(0.5 if turn else 1.0)  # what the devices' buffers hold for so long
+                    felt += await _fill_disk(station, LONG_HOLD_S if turn else station.chance.uniform(3.0, 5.0))
+                    station.load()
                     await station.flows()
             finally:
                 await station.gateway.stop()
@@ -198,7 +202,7 @@ async def _fill_disk(station: Station, seconds: float) -> bool:
     """
     logged = len(station.gateway.log)
     filler = station.state / "filler"
-    deadline = until = time.monotonic() + 60.0
+    until = time.monotonic() + 60.0
     felt = False
     with filler.open("wb", buffering=0) as file:
         while time.monotonic() < until:
@@ -207,7 +211,7 @@ async def _fill_disk(station: Station, seconds: float) -> bool:
                     file.write(b"\0" * 4096)
             await asyncio.sleep(0.02)
             if not felt and "the journal cannot write" in station.gateway.log[logged:]:
-                felt, until = True, min(deadline, time.monotonic() + seconds)
+                felt, until = True, time.monotonic() + seconds
     filler.unlink()
     return felt
 

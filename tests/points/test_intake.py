@@ -64,6 +64,41 @@ def test_a_change_is_published_once_and_an_event_of_the_point() -> None:
     assert (again.rows, again.touched, again.events) == ([], [0, 1], [])
 
 
+def test_points_with_events_are_old_while_the_disk_is_held_and_as_they_were_after_it() -> None:
+    points = intake(
+        [
+            *(spec(0, Kind.BINARY), spec(1, Kind.ANALOG), spec(2, Kind.BINARY)),
+            spec(3, Kind.BINARY, device="station", derived=True),
+        ],
+        derived=[(3, "on('P0')")],
+    )
+    bad = q.INVALID | q.FAILURE
+    points.apply(batch(sample(0, True), sample(1, 5), sample(2, True, bad)))
+    states = points.database.states
+    held = points.hold("D", NOW)
+    assert (sorted(held.rows), held.events, held.image) == ([0, 2, 3], [], [])
+    old = q.QUESTIONABLE | q.OLD_DATA
+    assert [state.quality for state in states] == [old, 0, bad | q.OLD_DATA, old]
+    assert points.hold("D", NOW).rows == []
+    points.apply(batch(sample(2, False)))  # learned meanwhile: the present
+    released = points.release("D", NOW)
+    assert (sorted(released.rows), released.events) == ([0, 3], [])
+    assert [state.quality for state in states] == [0, 0, 0, 0]
+    assert points.release("D", NOW).rows == []
+
+
+def test_a_link_that_is_lost_while_the_disk_is_held_stays_lost() -> None:
+    points = intake([spec(0, Kind.BINARY)])
+    points.apply(batch(sample(0, True)))
+    points.hold("D", NOW)
+    points.link("D", Link.DOWN, NOW)
+    assert points.release("D", NOW).rows == []
+    assert points.database.states[0].quality == q.QUESTIONABLE | q.OLD_DATA | q.COMM_LOST
+    points.apply(batch(sample(0, True)))
+    points.link("D", Link.UP, NOW)
+    assert points.database.states[0].quality == 0
+
+
 def test_what_the_device_reported_is_an_event_also_where_nothing_changed() -> None:
     points = intake([spec(0, Kind.BINARY)])
     points.apply(batch(sample(0, True)))

@@ -10,10 +10,11 @@ import pytest
 
 from gatewayd.control.reasons import Reason
 from gatewayd.control.types import Verdict
-from gatewayd.points.types import Cursor, Kind, Link, PointSpec
+from gatewayd.points.types import Batch, Cursor, Kind, Link, PointSpec
 from gatewayd.protocols import blueprint
 from gatewayd.protocols.device import Device
 from gatewayd.protocols.driver import Counting, DeviceFault, Driver, Interrogable, LinkLost, Operable, Sink
+from gatewayd.protocols.host import RememberingSink
 from gatewayd.protocols.supervise import FIRST_PAUSE_S, LONGEST_PAUSE_S, RecordingSink, backoff, keep_running
 from tests.brokers import until
 from tests.protocols.support import command
@@ -21,6 +22,10 @@ from tests.protocols.support import command
 
 def no_pause() -> Iterator[float]:
     return itertools.repeat(0.0)
+
+
+async def none() -> dict[str, Cursor]:
+    return {}
 
 
 class Scripted:
@@ -42,7 +47,7 @@ class Scripted:
 
 async def run_until_up(driver: Driver) -> list[tuple[object, ...]]:
     sink = RecordingSink()
-    task = asyncio.create_task(keep_running(driver, "D", sink, dict, pauses=no_pause))
+    task = asyncio.create_task(keep_running(driver, "D", sink, none, pauses=no_pause))
     await until(lambda: ("device", "D", Link.UP, "") in sink.calls)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -73,7 +78,7 @@ async def test_a_device_fault_is_said_once_and_heals_when_it_is_mended() -> None
     sink = RecordingSink()
     wrong, other = DeviceFault("no such file"), DeviceFault("wrong certificate")
     driver = Scripted(wrong, wrong, other, other, wrong)
-    task = asyncio.create_task(keep_running(driver, "D", sink, dict, pauses=no_pause, fault_pause_s=0.0))
+    task = asyncio.create_task(keep_running(driver, "D", sink, none, pauses=no_pause, fault_pause_s=0.0))
     await until(lambda: ("device", "D", Link.UP, "") in sink.calls)
     task.cancel()
     await asyncio.wait({task})
@@ -90,7 +95,7 @@ async def test_a_device_fault_is_said_once_and_heals_when_it_is_mended() -> None
 async def test_a_device_fault_is_not_tried_again_soon() -> None:
     sink = RecordingSink()
     driver = Scripted(DeviceFault("wrong certificate"))
-    task = asyncio.create_task(keep_running(driver, "D", sink, dict, pauses=no_pause))
+    task = asyncio.create_task(keep_running(driver, "D", sink, none, pauses=no_pause))
     await until(lambda: sink.calls[-1:] == [("device", "D", Link.FAULT, "wrong certificate")])
     await asyncio.sleep(0.05)
     assert len(driver.runs) == 1
@@ -102,12 +107,54 @@ async def test_cursors_are_asked_for_anew_before_each_connection() -> None:
     numbers = itertools.count()
     driver = Scripted(LinkLost("x"))
     sink = RecordingSink()
-    cursors = lambda: {"b": Cursor("b", bytes([next(numbers)]))}  # noqa: E731
+
+    async def cursors() -> dict[str, Cursor]:
+        return {"b": Cursor("b", bytes([next(numbers)]))}
+
     task = asyncio.create_task(keep_running(driver, "D", sink, cursors, pauses=no_pause))
     await until(lambda: len(driver.runs) == 2)
     task.cancel()
     await asyncio.wait({task})
     assert [run["b"].data for run in driver.runs] == [b"\x00", b"\x01"]
+
+
+class SlowDisk(RecordingSink):
+    """Keeps what it is given; nothing is on disk until `done` is resolved."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_their_way: list[asyncio.Future[None]] = []
+
+    def take(self, batch: Batch, cursor: Cursor | None) -> asyncio.Future[None]:
+        self.calls.append(("events", batch, cursor))
+        self.on_their_way.append(asyncio.get_running_loop().create_future())
+        return self.on_their_way[-1]
+
+
+async def test_a_device_whose_connections_end_while_the_disk_is_held_does_not_send_its_events_again() -> None:
+    disk = SlowDisk()
+    runs: list[Mapping[str, Cursor]] = []
+
+    class Impatient:
+        async def run(self, sink: Sink, cursors: Mapping[str, Cursor]) -> None:
+            runs.append(cursors)
+            try:
+                async with asyncio.timeout(0.01):
+                    await sink.events(Batch("D", [], 1), Cursor("b", bytes([len(runs)])))
+            except TimeoutError:
+                raise LinkLost("the device hung up") from None
+
+    sink = RememberingSink(disk, [])
+    task = asyncio.create_task(keep_running(Impatient(), "D", sink, sink.cursors, pauses=no_pause))
+    await until(lambda: disk.calls[-1:] == [("device", "D", Link.DOWN, "the device hung up")])
+    await asyncio.sleep(0.05)
+    assert len(runs) == len(disk.on_their_way) == 1
+    assert disk.calls[-1] == ("device", "D", Link.DOWN, "the device hung up")
+    disk.on_their_way[0].set_result(None)
+    await until(lambda: len(runs) == 2)
+    task.cancel()
+    await asyncio.wait({task})
+    assert runs == [{}, {"b": Cursor("b", b"\1")}]
 
 
 def test_pauses_grow_to_the_longest_and_are_spread() -> None:

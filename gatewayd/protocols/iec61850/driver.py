@@ -6,6 +6,7 @@ This side is asyncio: it hands batches to the core and waits for the disk; the t
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import threading
 import time
@@ -24,6 +25,8 @@ from gatewayd.protocols.iec61850.relay import Relay
 LOOK_S = 1.0
 STUCK_S = 15.0
 """No native call of the threadless library waits longer than 10 ms."""
+COMMIT_LIMIT_S = 30.0
+"""The disk takes events within this time, or the association is ended: what is shown would not be the present."""
 LONGEST_STOP_S = 3.0
 """How long a stop waits for the thread; it ends itself when the native call it is in returns."""
 
@@ -36,6 +39,7 @@ class Iec61850Driver:
         self._options = options(device)
         self._memory = Memory()
         self._exchange: Exchange | None = None
+        self._at_disk_since = math.inf
 
     async def run(self, sink: Sink, cursors: Mapping[str, Cursor]) -> None:
         """Serve one association. Raises LinkLost when it ends, DeviceFault; CancelledError passes."""
@@ -49,6 +53,7 @@ class Iec61850Driver:
                 raise LinkLost(relay.why or str(error)) from error
 
     async def _serve(self, sink: Sink, cursors: Mapping[str, Cursor], address: tuple[str, int]) -> None:
+        self._at_disk_since = math.inf
         exchange = Exchange()
         association = Association(self._device, self._options, address, cursors, exchange, self._memory, sink.progress)
         ended = asyncio.Event()
@@ -77,14 +82,31 @@ class Iec61850Driver:
                 pass
 
     async def _watched(self, exchange: Exchange, sink: Sink) -> None:
-        """Hand over until the association ends; give up where the thread is stuck in a native call."""
+        """Hand over until the association has ended and the core has all that came of it.
+
+        Gives up where the thread is stuck in a native call; ends the association where the disk takes too long.
+        """
         handing = asyncio.ensure_future(self._hand_over(exchange, sink))
+        why = ""
         try:
-            while not handing.done():
-                await asyncio.wait({handing}, timeout=LOOK_S)
-                if not exchange.closed and time.monotonic() - exchange.alive > STUCK_S:
+            while not (await asyncio.wait({handing}, timeout=LOOK_S))[0]:
+                now = time.monotonic()
+                if exchange.ended is None and now - exchange.alive > STUCK_S:
                     wedged.give_up(self._device.name, "libiec61850")
-            handing.result()
+                if why:
+                    continue
+                if exchange.ended is not None:
+                    why = exchange.ended.why
+                elif now - self._at_disk_since > COMMIT_LIMIT_S:
+                    why = f"the journal did not take events within {COMMIT_LIMIT_S:g} s; the IED keeps its own"
+                    exchange.stop()
+                if why:  # told now: what waits for the disk may do so for long
+                    exchange.ready = False
+                    sink.device(self._device.name, Link.DOWN, why)
+            try:
+                handing.result()
+            except LinkLost as error:
+                raise LinkLost(why or str(error)) from error
         finally:
             handing.cancel()
             await asyncio.wait({handing})
@@ -105,14 +127,17 @@ class Iec61850Driver:
         while True:
             match await exchange.next():
                 case Deliver(batch, True, cursor):
+                    self._at_disk_since = time.monotonic()
                     await sink.events(batch, cursor)
+                    self._at_disk_since = math.inf
                 case Deliver(batch, False, _):
                     sink.state(batch)
                 case Gap(cause):
                     sink.gap(self._device.name, cause)
                 case Complete():
-                    exchange.ready = True
-                    sink.device(self._device.name, Link.UP)
+                    if exchange.ended is None:
+                        exchange.ready = True
+                        sink.device(self._device.name, Link.UP)
                 case Ended(why, fault):
                     if fault is not None:
                         raise RuntimeError(why) from fault

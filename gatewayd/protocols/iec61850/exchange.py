@@ -102,9 +102,9 @@ MOST_WAITING = 64
 class Exchange:
     """The two queues between the loop and one association's thread. Made on the loop.
 
-    ready:  everything was read once and the core has it: commands are taken
-    closed: the thread serves no more
-    alive:  monotonic s at which the thread was last between two native calls
+    ready: everything was read once and the core has it: commands are taken
+    ended: the thread's last word, from when it serves no more
+    alive: monotonic s at which the thread was last between two native calls
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class Exchange:
         self._outbox: deque[Item] = deque()
         self._asked: queue.SimpleQueue[Ask] = queue.SimpleQueue()
         self.ready = False
-        self.closed = False
+        self.ended: Ended | None = None
         self.alive = time.monotonic()
 
     # the loop's side
@@ -137,7 +137,7 @@ class Exchange:
     def ask(self, verb: Verb, command: Control | None) -> asyncio.Future[Reply]:
         """Have the thread do it; refused at once where there is no complete association."""
         answer: asyncio.Future[Reply] = self._loop.create_future()
-        if self.closed or not self.ready:
+        if self.ended is not None or not self.ready:
             answer.set_result(OFFLINE)
         else:
             self._asked.put(Ask(verb, command, answer))
@@ -188,7 +188,7 @@ class Exchange:
 
     def close(self, ended: Ended) -> None:
         """The thread's last word; whatever was asked and not begun is refused."""
-        self.closed = True
+        self.ended = ended
         self.put(ended)
         self.soon(self._refuse_asked)
 

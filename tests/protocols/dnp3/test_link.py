@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gatewayd.points.types import Kind
+from gatewayd.points.types import Cursor, Kind
 from gatewayd.protocols.dnp3.driver import Dnp3Driver
 from gatewayd.protocols.driver import LinkLost
 from gatewayd.protocols.supervise import keep_running
@@ -193,9 +193,13 @@ async def test_opendnp3_does_not_reconnect_by_itself() -> None:
 
 async def test_the_retry_loop_brings_it_back() -> None:
     watch = Watch()
+
+    async def cursors() -> dict[str, Cursor]:
+        return watch.cursors
+
     async with Outstation(static=STATIC) as rtu:
         driver = Dnp3Driver(device(rtu.port, POINTS), clock_state=clock_in_step)
-        running = asyncio.create_task(keep_running(driver, "FDR12", watch, dict, pauses=lambda: iter([0.05] * 100)))
+        running = asyncio.create_task(keep_running(driver, "FDR12", watch, cursors, pauses=lambda: iter([0.05] * 100)))
         try:
             await until(lambda: watch.ups == 1, what="up")
             await rtu.stop()

@@ -10,7 +10,7 @@ import pytest
 
 from gatewayd.control.reasons import Reason
 from gatewayd.control.types import Verdict
-from gatewayd.points.types import Kind, Link
+from gatewayd.points.types import Cursor, Kind, Link
 from gatewayd.protocols.driver import Counting, Interrogable, LinkLost, Operable
 from gatewayd.protocols.iec61850 import connection as connection_module
 from gatewayd.protocols.iec61850 import driver as driver_module
@@ -150,10 +150,14 @@ async def test_two_ieds_at_once_on_threads_of_their_own():
 
 async def test_under_supervision_a_restarted_server_is_found_again():
     watch = Watch()
+
+    async def cursors() -> dict[str, Cursor]:
+        return watch.cursors
+
     async with Iec61850Bay(still=True) as sim:
         driver = create(device(sim.port, POINTS))
         pauses = lambda: itertools.repeat(0.05)  # noqa: E731
-        task = asyncio.create_task(keep_running(driver, "BAY1", watch, lambda: watch.cursors, pauses=pauses))
+        task = asyncio.create_task(keep_running(driver, "BAY1", watch, cursors, pauses=pauses))
         try:
             await until(lambda: watch.up)
             await asyncio.to_thread(sim.stop)

@@ -8,11 +8,13 @@ import pytest
 from open61850.data import OctetStringData, TimestampData
 from open61850.mms.pdu import ObjectName
 
+from gatewayd.control.reasons import Reason
 from gatewayd.control.types import Verdict
 from gatewayd.points import quality as q
 from gatewayd.points.types import Kind, Link
 from gatewayd.protocols.driver import LinkLost
 from gatewayd.protocols.iec61850 import association
+from gatewayd.protocols.iec61850 import driver as driver_module
 from gatewayd.protocols.iec61850.driver import create
 from gatewayd.protocols.iec61850.exchange import MOST_WAITING
 from simulators.iec61850_bay import Iec61850Bay
@@ -206,6 +208,41 @@ async def test_a_slow_disk_holds_the_ied_back_and_nothing_is_lost():
         sim.set("LLN0.Loc.stVal[ST]", True)
         await until(lambda: (loc := watch.last(LOCAL)) is not None and loc.value is True, what="polled again")
         assert driver.counters()["associations"] == 1
+        assert not task.done()
+
+
+async def test_an_association_ends_when_the_disk_takes_too_long_and_nothing_that_came_is_lost(monkeypatch):
+    """Points that are not read any more must not look like the present."""
+    monkeypatch.setattr(driver_module, "COMMIT_LIMIT_S", 0.2)
+    monkeypatch.setattr(driver_module, "LOOK_S", 0.05)
+    watch = Watch()
+    async with Iec61850Bay(still=True) as sim, driving(device(sim.port, POINTS), watch) as (driver, task):
+        watch.disk = asyncio.Event()
+        for number in range(20):
+            sim.set("GGIO1.Ind1.stVal[ST]", number % 2 == 0)
+        await until(lambda: watch.of("device")[-1][2] is Link.DOWN, what="down")
+        assert "the journal did not take events within 0.2 s" in watch.of("device")[-1][3]
+        await until(lambda: not sim.server.connections)
+        assert (await driver.operate(command(POS, True))).reason is Reason.DEVICE_OFFLINE
+        sim.set("GGIO1.Ind1.stVal[ST]", True)
+        assert not task.done()  # nothing is asked of the IED again before the disk has what it sent
+        watch.disk.set()
+        with pytest.raises(LinkLost, match="the journal did not take"):
+            await task
+    values = [sample.value for sample in watch.samples(IND1, reported=True)]
+    assert values == [number % 2 == 0 for number in range(20)]
+
+
+async def test_a_link_that_is_lost_while_the_disk_is_held_is_told_at_once(monkeypatch):
+    monkeypatch.setattr(driver_module, "LOOK_S", 0.05)
+    watch = Watch()
+    async with Iec61850Bay(still=True) as sim, driving(device(sim.port, POINTS), watch) as (driver, task):
+        watch.disk = asyncio.Event()
+        reports = driver.counters()["reports"]
+        sim.set("GGIO1.Ind1.stVal[ST]", True)
+        await until(lambda: driver.counters()["reports"] > reports, what="an event on the way to the disk")
+        await asyncio.to_thread(sim.stop)
+        await until(lambda: watch.of("device")[-1][2] is Link.DOWN, what="down")
         assert not task.done()
 
 
