@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 import structlog
@@ -21,6 +22,10 @@ from gatewayd.store import commands
 from gatewayd.store.types import JournalError
 
 log = structlog.get_logger("control")
+
+
+Publish = Callable[[Answer, Callable[[], None]], None]
+"""Hands an answer to the broker's side; what comes with it is called when the broker has taken it."""
 
 
 def asked_of(request: Request) -> Asked:
@@ -49,7 +54,7 @@ class Answers:
 
     def __init__(
         self,
-        publish: Callable[[Answer], None],
+        publish: Publish,
         *,
         ledger: Ledger,
         rates: Rates,
@@ -69,21 +74,24 @@ class Answers:
         self.count: Counter[str] = Counter()
         self.reasons: Counter[Reason] = Counter()
 
-    def say(self, answer: Answer) -> None:
+    def say(self, answer: Answer, taken: Callable[[], None] = lambda: None) -> None:
         """Hand an answer to the publisher."""
         if not answer.time_ns:
             answer = msgspec.structs.replace(answer, time_ns=self._now_ns())
         if answer.result is Result.SELECTED and (caution := self._cautions(answer.point)):
             answer = msgspec.structs.replace(answer, detail=caution)
         try:
-            self._publish(answer)
+            self._publish(answer, taken)
         except Exception:  # the publisher's fault must not become the command's
             log.exception("an answer could not be published", operator=answer.operator, tx=answer.tx)
             self.count["internal_errors"] += 1
 
     def said(self, answer: Answer, *, stored: bool = True) -> None:
-        """Hand an outcome to the publisher and the log; note that it was: a start says again what perhaps never was."""
-        self.say(answer)
+        """Hand an outcome to the publisher and the log. stored: when the broker has taken it, that is noted.
+
+        A start says again what perhaps never got to the broker.
+        """
+        self.say(answer, partial(self._told, answer) if stored else lambda: None)
         say = log.info if answer.effect is not Effect.POSSIBLE else log.warning
         say(
             "a command ended",
@@ -94,9 +102,10 @@ class Answers:
             reason=str(answer.reason),
             effect=str(answer.effect),
         )
-        if stored:
-            self._ledger.told([answer])
-            self._ledger.flush_soon()
+
+    def _told(self, answer: Answer) -> None:
+        self._ledger.told([answer])
+        self._ledger.flush_soon()
 
     def remember(self, asked: Asked) -> list[Key]:
         """A request that goes on record with the next step; the requests to be forgotten for it."""

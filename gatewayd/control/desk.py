@@ -22,7 +22,7 @@ from gatewayd import failpoint
 from gatewayd.clock import ClockState
 from gatewayd.control import audit, gates, restart, tags
 from gatewayd.control import session as machine
-from gatewayd.control.answers import Answers, asked_of, done
+from gatewayd.control.answers import Answers, Publish, asked_of, done
 from gatewayd.control.gates import SECOND, Refusal
 from gatewayd.control.hanging import Hanging, shown
 from gatewayd.control.judge import Judge
@@ -68,7 +68,7 @@ class Desk:
         *,
         journal: Journal,
         field: Field,
-        publish: Callable[[Answer], None],
+        publish: Publish,
         encode_event: Callable[[Answer], bytes],
         publish_tags: Callable[[str, bytes], None] = lambda _key, _body: None,
         publish_audit_head: Callable[[bytes], None] = lambda _body: None,
@@ -77,8 +77,9 @@ class Desk:
         mono_ns: Callable[[], int] = system_clock.mono_ns,
         active: Callable[[], bool] = lambda: True,
     ) -> None:
-        """encode_event: the payload of an outcome's numbered `control` event.
+        """publish: an answer, and what to call when the broker has taken it.
 
+        encode_event: the payload of an outcome's numbered `control` event
         publish_tags: key such as `point/FDR12/CB/POS`, and JSON (b"" when nothing hangs there any more), to be retained
         publish_audit_head: where the audit trail ends, every 60 s; active: whether this gateway may command, for sure
         """

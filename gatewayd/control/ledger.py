@@ -147,7 +147,7 @@ class Ledger:
         self._notes.append(body)
 
     def told(self, answers: Iterable[Answer]) -> None:
-        """These outcomes were handed to the publisher."""
+        """The broker has taken these outcomes."""
         self._told += [(answer.operator, answer.tx) for answer in answers]
 
     def flush_soon(self) -> None:

@@ -34,10 +34,24 @@ MAX_PACKET = 16 * 1024
 """Octets of a packet the broker may send us: a request of 4 KiB with topic and properties fits three times over."""
 
 
+class _Taken:
+    """Calls `then` when the broker has taken each message of an answer; never where one was dropped."""
+
+    def __init__(self, messages: int, then: Callable[[], None]) -> None:
+        self._missing = messages
+        self._then = then
+
+    def one(self) -> None:
+        self._missing -= 1
+        if not self._missing:
+            self._then()
+
+
 class _Out(NamedTuple):
     topic: str
     payload: bytes
     correlation: bytes | None = None
+    taken: _Taken | None = None
 
 
 class Commands:
@@ -114,21 +128,27 @@ class Commands:
             for task in self._tasks:
                 task.cancel()
 
-    def answer(self, answer: Answer) -> None:
+    def answer(self, answer: Answer, taken: Callable[[], None] | None = None) -> None:
         """Send an answer to `reply/<operator>`, to the asker's Response Topic, and to `control/<point>` for all.
 
-        Kept while the broker is away. Never blocks.
+        Kept while the broker is away. Never blocks. taken: called when the broker has acknowledged all of it.
         """
         payload = contract.reply(answer)
         own = self._topics.reply(answer.operator)
         asked = answer.reply_to
+        outs: list[_Out] = []
         if asked is not None and asked.topic != own:
-            self._put(_Out(asked.topic, payload, asked.correlation))
+            outs.append(_Out(asked.topic, payload, asked.correlation))
         if contract.sound_topic(own):
-            self._put(_Out(own, payload, asked.correlation if asked is not None else None))
+            outs.append(_Out(own, payload, asked.correlation if asked is not None else None))
         public = self._topics.control(answer.point)
         if answer.point and answer.reason is not Reason.UNKNOWN_POINT and contract.sound_topic(public):
-            self._put(_Out(public, contract.control(answer)))
+            outs.append(_Out(public, contract.control(answer)))
+        counting = _Taken(len(outs), taken) if taken is not None else None
+        for out in outs:
+            self._put(out._replace(taken=counting))
+        if taken is not None and not outs:
+            taken()  # there is nobody who could be told
 
     def _put(self, out: _Out) -> None:
         if len(self._waiting) >= ANSWERS_WAITING:
@@ -261,6 +281,8 @@ class Commands:
             self._refusals.refused(out.topic, code)  # a right that is missing stays missing: the next one goes on
         elif out is not None:
             self._refusals.taken(out.topic)
+        if out is not None and out.taken is not None:
+            out.taken.one()
         if not self._sent and not self._waiting:
             self._emptied.set()
 

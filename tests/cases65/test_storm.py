@@ -107,6 +107,7 @@ class Storm:
         room = self.room
         while True:
             await asyncio.sleep(0.2)
+            room.whole_trail()  # the oldest records go when there are too many
             for hooks in (room.rtu.refuse_select, room.rtu.refuse_operate, room.rtu.lose, room.rtu.ignore,
                           room.bay.refuse_select, room.bay.refuse_operate, room.bay.fail_operate, room.meter.refuse,
                           room.meter.silent):  # fmt: skip

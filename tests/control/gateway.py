@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +38,11 @@ class Gateway:
         self.answers: list[Answer] = []
         self.room = Room(folder)
 
-    def heard(self, answer: Answer) -> None:
+    def heard(self, answer: Answer, taken: Callable[[], None]) -> None:
         self.answers.append(answer)
         body = json.loads(contract.reply(answer))
         put(self.folder / "answers", json.dumps({"late": False, "restart": False} | body))
+        taken()
 
     async def _call(self, verb: str, cmd: Control) -> Reply:
         put(self.folder / "writes", f"{verb}:{cmd.id.partition('/')[2]}")

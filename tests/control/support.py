@@ -125,10 +125,17 @@ class Room:
         self.list = specs()
         self.values = dict(VALUES)
         self.answers: list[Answer] = []
+        self.broker = True
+        """Whether the broker takes answers."""
         self.tags: dict[str, bytes] = {}
         self.heads: list[dict[str, Any]] = []
         self.field = Field(self)
         self._running: asyncio.Task[None] | None = None
+
+    def publish(self, answer: Answer, taken: Callable[[], None]) -> None:
+        self.answers.append(answer)
+        if self.broker:
+            taken()
 
     # --- the life of it
 
@@ -142,7 +149,7 @@ class Room:
             self.station(),
             journal=self.journal,
             field=self.field,
-            publish=self.answers.append,
+            publish=self.publish,
             encode_event=contract.control_event,
             publish_tags=self.tags.__setitem__,
             publish_audit_head=lambda body: self.heads.append(json.loads(body)),

@@ -87,7 +87,7 @@ async def test_row_31_the_hold_ends_by_itself_when_the_device_is_there(room: Roo
 async def test_an_outcome_on_disk_that_was_never_said_is_said_after_the_restart(
     room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room.desk._answers, "_publish", lambda _: None)  # as if killed before it was said
+    monkeypatch.setattr(room.desk._answers, "_publish", lambda *_: None)  # as if killed before it was said
     monkeypatch.setattr(room.desk._answers, "said", lambda *_, **__: None)
     selected = room.request("select", point=HORN, value="on")
     await room.desk.request(selected)
@@ -103,6 +103,24 @@ async def test_an_outcome_on_disk_that_was_never_said_is_said_after_the_restart(
     await room.quiet()
     await room.again()
     assert room.of(operate.tx) == []  # once is enough
+
+
+async def test_an_outcome_that_the_broker_never_took_is_said_after_the_restart(room: Room) -> None:
+    """Handed to the publisher is not told: a kill -9 takes along what had not left yet."""
+    tx = await room.operated(await room.select())
+    room.broker = False
+    room.show(CB, "open")
+    await room.end(tx)
+    for _ in range(2):
+        await room.quiet()
+        await room.again()
+        [said] = room.of(tx)
+        assert (said.reason, said.effect, said.duplicate) == (Reason.OK, Effect.CONFIRMED, True)
+    room.broker = True
+    await room.again()
+    await room.quiet()
+    await room.again()
+    assert room.of(tx) == []
 
 
 async def test_nothing_is_sent_on_start_and_repeats_get_their_outcome(room: Room) -> None:

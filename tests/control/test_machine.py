@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from gatewayd.clock import ClockState
-from gatewayd.control import feedback, gates, restart, seen, sessions
+from gatewayd.control import answers, feedback, gates, restart, seen, sessions
 from gatewayd.control import session as machine
 from gatewayd.control.desk import Desk, Station
 from gatewayd.control.gates import Refusal
@@ -112,6 +112,10 @@ class Asked:
         self.executed = self.refused = False
 
 
+TIMELESS = (Reason.EXPIRED, Reason.RETAINED)
+"""Refusals that need no memory: they are given as often as the request comes."""
+
+
 class Histories(RuleBasedStateMachine):
     """The rules of what may happen, and what must hold."""
 
@@ -128,6 +132,8 @@ class Histories(RuleBasedStateMachine):
         self.generation = 0
         self.answers: list[Answer] = []
         self.said_before: list[Answer] = []
+        self.broker = True
+        self.unsent: list[tuple[Answer, Callable[[], None]]] = []
         self.history: list[Request] = []
         self.by_tx: dict[tuple[str, str], Request] = {}
         self.calls: list[Asked] = []
@@ -204,7 +210,11 @@ class Histories(RuleBasedStateMachine):
         self.loop.run_until_complete(start())
         self.run()
 
-    def publish(self, answer: Answer) -> None:
+    def publish(self, answer: Answer, taken: Callable[[], None]) -> None:
+        if not self.broker:
+            self.unsent.append((answer, taken))
+            return
+        taken()
         try:
             self.heard(answer)
         except AssertionError as error:  # the desk must not stumble over us
@@ -356,6 +366,7 @@ class Histories(RuleBasedStateMachine):
     @rule()
     def all_is_well(self) -> None:
         self.link_changes(up=True)
+        self.broker_changes(here=True)
         self.commit_all()
         if self.tag_id:
             self.tag_changes()
@@ -517,6 +528,13 @@ class Histories(RuleBasedStateMachine):
         self.now += seconds * S
         self.run(self.desk.tick)
 
+    @rule(here=st.sampled_from([True, True, False]))
+    def broker_changes(self, *, here: bool) -> None:
+        self.broker = here
+        unsent, self.unsent = self.unsent, []
+        for answer, taken in unsent:
+            self.run(lambda answer=answer, taken=taken: self.publish(answer, taken))
+
     @rule(up=st.booleans())
     def link_changes(self, *, up: bool) -> None:
         self.link = Link.UP if up else Link.DOWN
@@ -553,6 +571,7 @@ class Histories(RuleBasedStateMachine):
             asked.reply.cancel()
         self.run(self.desk._sessions.close())
         self.journal.queue.clear()  # what was not committed is gone
+        self.unsent.clear()
         # Not on disk, then a kill: nobody can know any more what was said, or that it was asked at all.
         self.forgotten |= {key for key in self.by_tx if not self.on_disk(*key)}
         self.answers = [
@@ -571,11 +590,11 @@ class Histories(RuleBasedStateMachine):
 
     @invariant()
     def no_request_ends_twice(self) -> None:
-        """But that a request nobody has to remember any more may come again: it is too old then, and is told so."""
+        """But that a request nobody has to remember may come again: it is refused once more for what it is."""
         ends = Counter(
             (one.operator, one.tx)
             for one in self.answers
-            if one.result is Result.DONE and not (one.late or one.duplicate or one.reason is Reason.EXPIRED)
+            if one.result is Result.DONE and not (one.late or one.duplicate or one.reason in TIMELESS)
         )
         assert all(number == 1 for number in ends.values()), f"R8: {ends.most_common(1)}"
 
@@ -609,6 +628,7 @@ class Histories(RuleBasedStateMachine):
         HAPPENED.update(f"{one.result} {one.reason}{' late' if one.late else ''}" for one in self.answers)
         try:
             self.link_changes(up=True)
+            self.broker_changes(here=True)
             for _ in range(8):
                 while self.journal.queue:
                     self.journal.commit()
@@ -797,6 +817,14 @@ def local_unknown_is_remote(old: Any) -> Any:
     return local
 
 
+def told_when_handed_over(old: Any) -> Any:
+    def say(self: Any, answer: Any, taken: Callable[[], None] = lambda: None) -> None:
+        old(self, answer)
+        taken()
+
+    return say
+
+
 # The first six, and the one without memory below, are the seven of the specification.
 MUTANTS: list[tuple[str, Any, str, Callable[[Any], Any], type[Histories]]] = [
     ("retry after a timeout", machine, "_tick", retry_after_a_timeout, Histories),
@@ -811,6 +839,7 @@ MUTANTS: list[tuple[str, Any, str, Callable[[Any], Any], type[Histories]]] = [
     ("expiry is not asked", gates, "expiry", expiry_is_not_asked, Histories),
     ("outcomes are rewritten", machine, "_hold_over", outcomes_are_rewritten, Histories),
     ("Local unknown is Remote", gates, "_local", local_unknown_is_remote, Histories),
+    ("told when handed over", answers.Answers, "say", told_when_handed_over, Histories),
 ]
 
 

@@ -234,8 +234,11 @@ async def test_an_answer_the_broker_did_not_acknowledge_is_sent_again(broker):
     async with desk(broker.url) as one:
         await until(lambda: one.commands.connection.connected)
         broker.freeze()
-        one.commands.answer(answer(Request(stage=Stage.CANCEL, operator="alice", tx="t7")))
+        taken = []
+        request = Request(stage=Stage.CANCEL, operator="alice", tx="t7")
+        one.commands.answer(answer(request), lambda: taken.append("t7"))
         await until(lambda: one.commands._sent)
+        assert taken == []
         one.commands.connection._settings = settings("mqtt://127.0.0.1:1")  # nobody there, until somebody listens
         await broker.kill()
         await until(lambda: not one.commands.connection.connected)
@@ -244,6 +247,23 @@ async def test_an_answer_the_broker_did_not_acknowledge_is_sent_again(broker):
             one.commands.connection._settings = settings(broker.url)
             await until(lambda: operator.last("reply/alice"))
             assert operator.last("reply/alice")["tx"] == "t7"
+            await until(lambda: taken == ["t7"])
+            await until(lambda: not one.commands._sent)
+        assert taken == ["t7"]
+
+
+async def test_an_answer_nobody_could_be_told_counts_as_taken_and_a_dropped_one_does_not(monkeypatch):
+    monkeypatch.setattr(module, "ANSWERS_WAITING", 1)
+    one, taken = Desk(), []
+    commands = Commands(
+        settings("mqtt://127.0.0.1:1"), on_request=one.on_request, on_interrogate=print, on_replay=print
+    )
+    commands.answer(answer(Request(stage=Stage.CANCEL, operator="a#", tx="t")), lambda: taken.append("nobody"))
+    assert taken == ["nobody"]
+    commands.answer(answer(Request(stage=Stage.CANCEL, operator="alice", tx="t")), lambda: taken.append("alice"))
+    commands.answer(answer(Request(stage=Stage.CANCEL, operator="alice", tx="t")))
+    assert commands.counters()["answers_dropped"] == 1
+    assert taken == ["nobody"]
 
 
 async def test_answers_beyond_the_limit_are_counted(monkeypatch):
