@@ -131,8 +131,8 @@ async def test_guessed_select_ids(room: Room) -> None:
     alice = room.operator("alice")
     mine = await alice.select("FDR12/CB/POS", "open")
     asked = len(room.said("reply/eve"))
-    for first in range(0, 600, 100):
-        guesses = [request(select_id=f"{guess:032x}") for guess in range(first, first + 100)]
+    for first in range(0, 600, 25):  # the devices answer on this loop too
+        guesses = [request(select_id=f"{guess:032x}") for guess in range(first, first + 25)]
         await asyncio.gather(*(room.console.publish("cmd/eve/operate", guess) for guess in guesses))
     await until(lambda: len(room.said("reply/eve")) >= asked + 600, "all answered", 20)
     reasons = {one["reason"] for one in room.said("reply/eve")[asked:]}
@@ -140,7 +140,9 @@ async def test_guessed_select_ids(room: Room) -> None:
     await until(lambda: "an operator is refused too often" in room.gateway.log, "the alarm")
     assert room.nothing_written()
     ended = alice.ends(mine["tx"])
-    assert {one["reason"] for one in ended} <= {"select-expired"}  # its own end, if any
+    assert {one["reason"] for one in ended} <= {"select-expired", "device-offline"}  # its own end, if any
+    if ended:
+        await room.good()
     again = await alice.select("FDR12/CB/POS", "open") if ended else mine
     await room.proof(alice, await alice.operate(again), "ok", "confirmed", DONE)
 
