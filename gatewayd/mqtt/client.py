@@ -43,6 +43,9 @@ HINTS_OF_AGE = 3
 """Connections closed before CONNACK, one after the other, after which MQTT 3.1.1 is tried."""
 REFUSED = 0x80
 """Reason codes from here on are refusals, not acknowledgements (MQTT 5, 2.4)."""
+PACKET_TOO_LARGE = 0x95
+UNLIMITED = 1 << 28
+"""Octets of a packet where the broker names no Maximum Packet Size: more than MQTT can carry."""
 
 
 class SessionLost(Exception):
@@ -54,6 +57,18 @@ class Will(NamedTuple):
 
     topic: str
     payload: bytes
+
+
+class Granted:
+    """What the broker allows, as its CONNACK says (MQTT 5, 3.2.2.3).
+
+    window: QoS 1 messages in flight; packet: octets of a packet; qos: the highest
+    """
+
+    def __init__(self, properties: Any = None) -> None:
+        self.window = max(1, min(OWN_WINDOW, getattr(properties, "ReceiveMaximum", OWN_WINDOW)))
+        self.packet = getattr(properties, "MaximumPacketSize", UNLIMITED)
+        self.qos = getattr(properties, "MaximumQoS", 2)
 
 
 class Incoming(NamedTuple):
@@ -76,9 +91,12 @@ Done = Callable[[int], None]
 class Session:
     """A live connection. Ends when `Connection` cancels its server; nothing of it may be used afterwards."""
 
-    def __init__(self, client: aiomqtt.Client, *, mqtt5: bool, window: int) -> None:
+    def __init__(self, client: aiomqtt.Client, *, mqtt5: bool, window: int, largest: int = UNLIMITED) -> None:
         self.mqtt5 = mqtt5
         self.window = window
+        self._largest = largest
+        self.too_large = 0
+        """Messages the broker would not have taken."""
         self.alive = True
         self._paho = client._client  # noqa: SLF001
         self._client = client
@@ -130,29 +148,54 @@ class Session:
         correlation: bytes | None = None,
         user: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Publish with QoS 1. The caller has seen that there is `room`; the topic is a sound one."""
+        """Publish with QoS 1. The caller has seen that there is `room`; the topic is a sound one.
+
+        A packet larger than the broker takes is not sent, which would end the connection: `done` gets the refusal.
+        """
         if not self.alive:
             return
         packet_id = self._paho._mid_generate()  # noqa: SLF001  (paho's own packets have ids too)
         while packet_id in self._pending:  # still in flight after a whole round of 65,535
             packet_id = self._paho._mid_generate()  # noqa: SLF001
-        self._pending[packet_id] = done
-        self._write(
-            packets.publish(
-                topic,
-                payload,
-                retain=retain,
-                mqtt5=self.mqtt5,
-                packet_id=packet_id,
-                correlation=correlation,
-                user=user,
-            )
+        packet = packets.publish(
+            topic,
+            payload,
+            retain=retain,
+            mqtt5=self.mqtt5,
+            packet_id=packet_id,
+            correlation=correlation,
+            user=user,
         )
+        if len(packet) > self._largest:
+            self._too_large(topic, packet)
+            if done is not None:
+                self._loop.call_soon(self._refuse, done)
+            return
+        self._pending[packet_id] = done
+        self._write(packet)
 
     def send_unconfirmed(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         """Publish with QoS 0. The topic is a sound one."""
         if self.alive:
-            self._write(packets.publish(topic, payload, retain=retain, mqtt5=self.mqtt5))
+            packet = packets.publish(topic, payload, retain=retain, mqtt5=self.mqtt5)
+            if len(packet) > self._largest:
+                self._too_large(topic, packet)
+            else:
+                self._write(packet)
+
+    def _refuse(self, done: Done) -> None:
+        if self.alive:
+            done(PACKET_TOO_LARGE)
+
+    def _too_large(self, topic: str, packet: bytes) -> None:
+        if self.too_large == 0:
+            log.error(
+                "a message is larger than the broker takes, and is not sent; allow larger ones there",
+                topic=topic,
+                octets=len(packet),
+                limit=self._largest,
+            )
+        self.too_large += 1
 
     async def publish(
         self, topic: str, payload: bytes, *, retain: bool = False, user: Sequence[tuple[str, str]] = ()
@@ -333,7 +376,7 @@ class Connection:
         self.attempts += 1
         try:
             sock = await open_socket(where, self._settings)
-            client, window = self._client(where, sock, mqtt5=mqtt5)
+            client, granted = self._client(where, sock, mqtt5=mqtt5)
             await _connect(client)
         except ssl.SSLError as error:
             raise SessionLost(f"TLS: {tls.reason(error)}") from None
@@ -344,7 +387,11 @@ class Connection:
             old = "; commands need MQTT 5" if self._only_mqtt5 and _hint_of_age(error) else ""
             raise SessionLost(f"{error}{old}") from None
         self._hints_of_age = 0
-        session = Session(client, mqtt5=mqtt5, window=window[0] if mqtt5 else WINDOW_3_1_1)
+        if granted[0].qos < 1:
+            _abandon(client)
+            raise SessionLost("the broker allows only QoS 0: nothing that it took would be known to have arrived")
+        window = granted[0].window if mqtt5 else WINDOW_3_1_1
+        session = Session(client, mqtt5=mqtt5, window=window, largest=granted[0].packet)
         self.connects += 1
         self.connected = True
         self._say_up(session)
@@ -365,7 +412,7 @@ class Connection:
             session.close()
             _abandon(client)
 
-    def _client(self, where: Endpoint, sock: socket.socket, *, mqtt5: bool) -> tuple[aiomqtt.Client, list[int]]:
+    def _client(self, where: Endpoint, sock: socket.socket, *, mqtt5: bool) -> tuple[aiomqtt.Client, list[Granted]]:
         properties = None
         if mqtt5:
             properties = _properties(PacketTypes.CONNECT)
@@ -390,13 +437,13 @@ class Connection:
             timeout=CONNECT_TIMEOUT_S,
             max_inflight_messages=0,  # the session counts; paho would search its whole list at each PUBACK
         )
-        window = [OWN_WINDOW]
+        granted = [Granted()]
         inner = client._client  # noqa: SLF001
         inner._create_socket = lambda: sock  # type: ignore[method-assign]  # noqa: SLF001  (connected by asyncio)
         inner.disable_logger()
 
         def on_connect(a: Any, b: Any, flags: Any, reason: Any, properties: Any = None) -> None:
-            window[0] = max(1, min(OWN_WINDOW, getattr(properties, "ReceiveMaximum", OWN_WINDOW)))
+            granted[0] = Granted(properties)
             client._on_connect(a, b, flags, reason, properties)  # noqa: SLF001
 
         def on_disconnect(a: Any, b: Any, flags: Any, reason: Any, properties: Any = None) -> None:
@@ -408,7 +455,7 @@ class Connection:
         inner.on_connect = on_connect
         inner.on_disconnect = on_disconnect
         inner.on_message = self._receive
-        return client, window
+        return client, granted
 
     def _receive(self, _: Any, __: Any, message: paho.MQTTMessage) -> None:
         if self._on_message is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from gatewayd.mqtt.client import HINTS_OF_AGE, REFUSED, Connection, Incoming, Session
+from gatewayd.mqtt.client import HINTS_OF_AGE, PACKET_TOO_LARGE, REFUSED, Connection, Incoming, Session
 from gatewayd.mqtt.pace import Backoff, Pace
 from tests.brokers import Mosquitto, free_port, until
 from tests.mqtt.support import BASE, console, settings
@@ -132,6 +132,38 @@ async def test_the_password_is_read_at_each_connect(tmp_path):
                 password.write_text("right\n")
                 await until(lambda: sessions)
         assert "right" not in str(logs)
+
+
+async def test_a_message_larger_than_the_broker_takes_is_refused_and_the_connection_stays(tmp_path):
+    async with Mosquitto(tmp_path, options=["max_packet_size 4096"]) as broker:
+        heard: list[Incoming] = []
+        connection = Connection(settings(broker.url), client_id="gw", on_message=heard.append)
+        with capture_logs() as logs:
+            async with connected(connection) as sessions:
+                await until(lambda: sessions)
+                [session] = sessions
+                assert await session.publish(f"{BASE}/large", bytes(4096), retain=True) == PACKET_TOO_LARGE
+                session.send_unconfirmed(f"{BASE}/large", bytes(4096))
+                assert await session.publish(f"{BASE}/small", bytes(4000), retain=True) < REFUSED
+                await session.subscribe([f"{BASE}/#"], stored=True)
+                await until(lambda: [message.topic for message in heard] == [f"{BASE}/small"])
+                assert session.room == session.window
+                assert session.too_large == 2
+        assert connection.connects == 1
+        [said] = [entry for entry in logs if entry["log_level"] == "error"]
+        assert (said["limit"], said["octets"] > 4096, said["topic"]) == (4096, True, f"{BASE}/large")
+
+
+async def test_a_broker_that_acknowledges_nothing_is_not_used(tmp_path):
+    async with Mosquitto(tmp_path, options=["max_qos 0"]) as broker:
+        connection = Connection(settings(broker.url, reconnect_max_s=0.05), client_id="gw", only_mqtt5=True)
+        with capture_logs() as logs:
+            async with connected(connection) as sessions:
+                await until(lambda: connection.attempts > 2)
+                assert not sessions
+        assert [entry["cause"] for entry in logs] == [
+            "the broker allows only QoS 0: nothing that it took would be known to have arrived"
+        ]
 
 
 async def test_it_says_once_that_the_broker_is_away_and_once_that_it_is_back(tmp_path):

@@ -63,7 +63,7 @@ def packet_size(found: Broker) -> Finding:
         return broken(
             "broker: packet size",
             f"at most {found.maximum_packet} octets are taken; the gateway's messages have up to {LEAST_PACKET}: "
-            "larger ones end the connection again and again",
+            "larger ones are not sent",
             "mosquitto: max_packet_size 131072 or more",
         )
     return ok("broker: packet size", f"messages of {LEAST_PACKET} octets are taken")
