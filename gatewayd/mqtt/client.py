@@ -384,7 +384,7 @@ class Connection:
             raise SessionLost(str(error)) from None
         except aiomqtt.MqttError as error:
             self._hints_of_age += _hint_of_age(error) if mqtt5 else 0
-            old = "; commands need MQTT 5" if self._only_mqtt5 and _hint_of_age(error) else ""
+            old = "; commands need MQTT 5" if self._only_mqtt5 and _hint_of_age(error) == HINTS_OF_AGE else ""
             raise SessionLost(f"{error}{old}") from None
         self._hints_of_age = 0
         if granted[0].qos < 1:
@@ -478,11 +478,12 @@ class _ClosedEarly(aiomqtt.MqttError):
 
 
 def _hint_of_age(error: aiomqtt.MqttError) -> int:
-    """How sure it is that this is a broker of MQTT 3.1.1: it says `unsupported protocol version`, or just closes.
+    """How sure it is that this is a broker of MQTT 3.1.1: it says `unsupported protocol version`, closes, or is silent.
 
-    A broker that is only starting closes too, and MQTT 3.1.1 has no refusals in its PUBACK: so it takes several.
+    A broker that is only starting closes or is silent too, and MQTT 3.1.1 has no refusals in its PUBACK: so it takes
+    several. (amqtt says nothing at all to a CONNECT of MQTT 5.)
     """
-    if isinstance(error, _ClosedEarly):
+    if isinstance(error, _ClosedEarly) or "timed out" in str(error).lower():
         return 1
     return HINTS_OF_AGE if "unsupported protocol" in str(error).lower() else 0
 

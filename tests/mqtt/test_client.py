@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from gatewayd.mqtt import client as module
 from gatewayd.mqtt.client import HINTS_OF_AGE, PACKET_TOO_LARGE, REFUSED, Connection, Incoming, Session
 from gatewayd.mqtt.pace import Backoff, Pace
 from tests.brokers import Mosquitto, free_port, until
@@ -255,6 +256,35 @@ async def test_a_broker_that_closes_while_it_starts_is_not_taken_for_an_old_one(
         async with Mosquitto(tmp_path, port=port):
             await until(lambda: sessions)
             assert sessions[0].mqtt5
+
+
+async def test_a_broker_that_is_silent_to_mqtt_5_is_tried_with_3_1_1(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT_S", 0.2)
+    async with Mosquitto(tmp_path) as broker:
+
+        async def old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connect = await reader.read(1024)
+            if b"\x04MQTT\x05" in connect:
+                await reader.read()
+                writer.close()
+                return
+            theirs, ours = await asyncio.open_connection("127.0.0.1", broker.port)
+            ours.write(connect)
+            await asyncio.gather(pump(reader, ours), pump(theirs, writer))
+
+        async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while octets := await reader.read(1024):
+                writer.write(octets)
+            writer.close()
+
+        async with await asyncio.start_server(old, "127.0.0.1", 0) as server:
+            url = f"mqtt://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            connection = Connection(settings(url, reconnect_max_s=0.05), client_id="gw")
+            async with connected(connection) as sessions:
+                await until(lambda: sessions)
+                assert not sessions[0].mqtt5
+                assert connection.attempts == HINTS_OF_AGE + 1
+                assert await sessions[0].publish(f"{BASE}/x", b"x") == 0
 
 
 async def test_an_unconfirmed_message_never_counts_as_an_acknowledgement(tmp_path):
