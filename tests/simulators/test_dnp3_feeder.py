@@ -24,7 +24,8 @@ from gatewayd.protocols.dnp3.agenda import OVERFLOW_GAP, RESTART_GAP
 from gatewayd.protocols.dnp3.driver import Dnp3Driver
 from simulators.dnp3_feeder import Dnp3Feeder
 from simulators.model import CLOSED, OPEN, Feeder
-from tests.protocols.dnp3.support import Watch, clock_in_step, command, device, driving, ended, point, until
+from tests.protocols.dnp3.support import clock_in_step, device, driving, point
+from tests.protocols.watching import Watch, command, ended, until
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,8 @@ from gatewayd.points.types import ControlMode, Kind
 from gatewayd.protocols.modbus import config
 from simulators.modbus_meter import ModbusMeter
 from simulators.model import OPEN, Feeder
-from tests.protocols.modbus.support import Watch, command, device, driving, point, until
+from tests.protocols.modbus.support import device, driving, point
+from tests.protocols.watching import Watch, command, until
 
 ROOT = Path(__file__).parents[2]
 GOOD = q.SAMPLED | q.RECEIPT

@@ -29,8 +29,9 @@ from tests.protocols.dnp3.outstation import (
     ranged,
     time48,
 )
-from tests.protocols.dnp3.support import Watch, command, device, driving, ended, point, until
+from tests.protocols.dnp3.support import device, driving, point
 from tests.protocols.dnp3.test_status import REFUSALS
+from tests.protocols.watching import Watch, command, ended, until
 
 CONTROLS = (Function.SELECT, Function.OPERATE, Function.DIRECT_OPERATE)
 COMMANDS = {

@@ -32,7 +32,8 @@ from tests.protocols.dnp3.outstation import (
     ranged,
     time48,
 )
-from tests.protocols.dnp3.support import Watch, clock_adrift, clock_in_step, device, driving, ended, point, until
+from tests.protocols.dnp3.support import clock_adrift, clock_in_step, device, driving, point
+from tests.protocols.watching import Watch, ended, until
 
 POINTS = [point(0, Kind.BINARY, "BI:0"), point(1, Kind.ANALOG, "AI:0")]
 STATIC = ranged(1, 2, 0, [b"\x81"]) + ranged(30, 5, 0, [bytes((1, 0, 0, 0, 0))])

@@ -18,7 +18,8 @@ from gatewayd.protocols.dnp3.driver import Dnp3Driver
 from gatewayd.protocols.driver import DeviceFault, LinkLost
 from tests.protocols.dnp3.bus import POINTS, STATIC, event, on_bus, on_serial, serial_pair
 from tests.protocols.dnp3.outstation import Function, Outstation
-from tests.protocols.dnp3.support import HUNG_UP, Watch, clock_in_step, command, device, driving, ended, until
+from tests.protocols.dnp3.support import HUNG_UP, clock_in_step, device, driving
+from tests.protocols.watching import Watch, command, ended, until
 
 
 async def test_a_serial_line() -> None:

@@ -25,7 +25,8 @@ from tests.protocols.dnp3.outstation import (
     ranged,
     time48,
 )
-from tests.protocols.dnp3.support import HUNG_UP, Watch, clock_in_step, device, driving, ended, point, until
+from tests.protocols.dnp3.support import HUNG_UP, clock_in_step, device, driving, point
+from tests.protocols.watching import Watch, ended, until
 
 POINTS = [point(0, Kind.BINARY, "BI:0")]
 STATIC = ranged(1, 2, 0, [b"\x81"])

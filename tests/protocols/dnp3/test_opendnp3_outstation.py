@@ -16,7 +16,8 @@ from gatewayd.points import quality as q
 from gatewayd.points.types import ControlMode, Kind
 from gatewayd.protocols.dnp3.agenda import RESTART_GAP
 from gatewayd.protocols.dnp3.driver import Dnp3Driver
-from tests.protocols.dnp3.support import Watch, clock_in_step, command, device, driving, ended, point, until
+from tests.protocols.dnp3.support import clock_in_step, device, driving, point
+from tests.protocols.watching import Watch, command, ended, until
 
 TYPES = {
     "BI": Kind.BINARY, "DBI": Kind.DOUBLE, "AI": Kind.ANALOG, "CT": Kind.COUNTER,

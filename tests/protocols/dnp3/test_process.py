@@ -14,7 +14,8 @@ from gatewayd.points.types import Cursor, Kind
 from gatewayd.protocols.dnp3 import library, repeats, soe
 from gatewayd.protocols.driver import DeviceFault
 from tests.protocols.dnp3.outstation import Function, Outstation, indexed, ranged, time48
-from tests.protocols.dnp3.support import Watch, device, driving, ended, point, until
+from tests.protocols.dnp3.support import device, driving, point
+from tests.protocols.watching import Watch, ended, until
 
 ROOT = Path(__file__).parents[3]
 POINTS = [point(0, Kind.BINARY, "BI:0")]
@@ -37,7 +38,8 @@ except DeviceFault as error:
 ENDING = """
 import asyncio, sys
 from gatewayd.protocols.dnp3.driver import create
-from tests.protocols.dnp3.support import Watch, device, point
+from tests.protocols.dnp3.support import device, point
+from tests.protocols.watching import Watch
 from gatewayd.points.types import Kind
 
 class Blocked(Watch):
@@ -63,7 +65,8 @@ sys.exit(7)
 KILLED = """
 import asyncio, os, sys
 from gatewayd.protocols.dnp3.driver import create
-from tests.protocols.dnp3.support import Watch, device, point
+from tests.protocols.dnp3.support import device, point
+from tests.protocols.watching import Watch
 from gatewayd.points.types import Kind
 
 class Committed(Watch):

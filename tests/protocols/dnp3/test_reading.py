@@ -27,7 +27,8 @@ from tests.protocols.dnp3.outstation import (
     ranged,
     time48,
 )
-from tests.protocols.dnp3.support import Watch, clock_adrift, device, driving, ended, point, until
+from tests.protocols.dnp3.support import clock_adrift, device, driving, point
+from tests.protocols.watching import Watch, ended, until
 
 NOW_MS = int(time.time() * 1000)
 F32, F64 = struct.Struct("<f"), struct.Struct("<d")

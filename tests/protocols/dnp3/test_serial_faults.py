@@ -11,7 +11,8 @@ from gatewayd.control.reasons import Reason
 from gatewayd.control.types import Verdict
 from tests.protocols.dnp3.bus import event, on_bus, on_serial, serial_pair
 from tests.protocols.dnp3.outstation import Answer, Function, Outstation, Request
-from tests.protocols.dnp3.support import Watch, command, driving, until
+from tests.protocols.dnp3.support import driving
+from tests.protocols.watching import Watch, command, until
 
 POLLED = {"unsolicited": False, "event_poll_s": 0.05, "response_timeout_s": 0.3}
 """As several outstations on one line are set up."""

@@ -16,8 +16,8 @@ from gatewayd.control.types import Answer as Told
 from gatewayd.control.types import Native, Reply
 from tests.control.test_session import Run
 from tests.protocols.dnp3.outstation import Answer, Function, Request
-from tests.protocols.dnp3.support import command
 from tests.protocols.dnp3.test_commands import controls, standing
+from tests.protocols.watching import command
 
 
 class Expected(NamedTuple):

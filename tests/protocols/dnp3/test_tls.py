@@ -17,7 +17,8 @@ from gatewayd.points.types import ControlMode, Kind
 from gatewayd.protocols.device import Device, Tls
 from gatewayd.protocols.driver import DeviceFault, LinkLost
 from tests.protocols.dnp3.outstation import Function, Outstation, indexed, ranged, time48
-from tests.protocols.dnp3.support import HUNG_UP, Watch, command, device, driving, ended, point, until
+from tests.protocols.dnp3.support import HUNG_UP, device, driving, point
+from tests.protocols.watching import Watch, command, ended, until
 
 POINTS = [
     point(0, Kind.BINARY, "BI:0"),

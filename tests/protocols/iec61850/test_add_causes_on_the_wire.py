@@ -6,7 +6,8 @@ from gatewayd.control.types import StepKind, Verdict
 from gatewayd.points.types import Kind
 from gatewayd.protocols.iec61850 import control
 from simulators.iec61850_bay import Iec61850Bay
-from tests.protocols.iec61850.support import Watch, command, commanded, device, driving, until
+from tests.protocols.iec61850.support import commanded, device, driving
+from tests.protocols.watching import Watch, command, until
 
 NAME = "GGIO1.SPCSO4"
 

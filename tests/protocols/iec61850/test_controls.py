@@ -9,7 +9,8 @@ from gatewayd.control.reasons import Reason
 from gatewayd.control.types import Reply, StepKind, Verdict
 from gatewayd.points.types import ControlMode, Kind
 from simulators.iec61850_bay import Iec61850Bay
-from tests.protocols.iec61850.support import LD, Watch, command, commanded, device, driving, point, until
+from tests.protocols.iec61850.support import LD, commanded, device, driving, point
+from tests.protocols.watching import Watch, command, until
 
 CB, DS, DN, SN, DE, SE, STATUS, INTEGER, ANALOG, TAP = range(10)
 POINTS = [

@@ -18,7 +18,8 @@ from gatewayd.points.types import ControlMode, Kind
 from gatewayd.protocols.device import Tls
 from gatewayd.protocols.driver import DeviceFault, LinkLost
 from gatewayd.protocols.iec61850.driver import create
-from tests.protocols.iec61850.support import LD, REPORTS, Watch, command, commanded, device, driving, point, until
+from tests.protocols.iec61850.support import LD, REPORTS, commanded, device, driving, point
+from tests.protocols.watching import Watch, command, until
 
 SPLIT, WHOLE, POWER, SELECTED, DIRECT = range(5)
 POINTS = [

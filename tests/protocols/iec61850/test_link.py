@@ -17,7 +17,8 @@ from gatewayd.protocols.iec61850 import driver as driver_module
 from gatewayd.protocols.iec61850.driver import create
 from gatewayd.protocols.supervise import keep_running
 from simulators.iec61850_bay import Iec61850Bay
-from tests.protocols.iec61850.support import LD, Watch, command, commanded, device, driving, point, until
+from tests.protocols.iec61850.support import LD, commanded, device, driving, point
+from tests.protocols.watching import Watch, command, until
 
 POINTS = [commanded(0, Kind.DOUBLE, "CSWI1.Pos"), point(1, Kind.ANALOG, f"{LD}/MMXU1.TotW")]
 
@@ -130,7 +131,7 @@ async def test_controls_before_everything_was_read_are_refused():
         reply = await driver.operate(command(0, True))
         assert (reply.verdict, reply.reason) == (Verdict.REFUSED, Reason.DEVICE_OFFLINE)
         watch.disk.set()
-        await until(lambda: watch.up)
+        await until(lambda: watch.ups)
         assert sim.writes == []
 
 
@@ -159,7 +160,7 @@ async def test_under_supervision_a_restarted_server_is_found_again():
         pauses = lambda: itertools.repeat(0.05)  # noqa: E731
         task = asyncio.create_task(keep_running(driver, "BAY1", watch, cursors, pauses=pauses))
         try:
-            await until(lambda: watch.up)
+            await until(lambda: watch.ups)
             await asyncio.to_thread(sim.stop)
             await until(lambda: any(call[2] is Link.DOWN for call in watch.of("device")))
             ups = len([call for call in watch.of("device") if call[2] is Link.UP])

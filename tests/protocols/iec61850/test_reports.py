@@ -18,7 +18,8 @@ from gatewayd.protocols.iec61850 import driver as driver_module
 from gatewayd.protocols.iec61850.driver import create
 from gatewayd.protocols.iec61850.exchange import MOST_WAITING
 from simulators.iec61850_bay import Iec61850Bay
-from tests.protocols.iec61850.support import BRCB, LD, REPORTS, Watch, command, commanded, device, driving, point, until
+from tests.protocols.iec61850.support import BRCB, LD, REPORTS, commanded, device, driving, point
+from tests.protocols.watching import Watch, command, until
 
 POS, IND1, IND2, P, AMPS, TRIP, LOCAL, ENERGY, MISSING = range(9)
 POINTS = [
@@ -474,7 +475,7 @@ async def test_a_block_that_becomes_free_is_taken_later(monkeypatch: pytest.Monk
         async with driving(device(sim.port, POINTS, reports=[exact]), Watch()):
             second = create(device(sim.port, POINTS, reports=[exact]))
             task = asyncio.create_task(second.run(watch, {}))
-            await until(lambda: watch.up)
+            await until(lambda: watch.ups)
             assert second.counters()["polled_points"] == len(POINTS) - 1
         await until(lambda: second.counters()["polled_points"] == len(POINTS) - 3)
         sim.set("MMXU1.A.phsA.cVal.mag.f[MX]", 77.0)

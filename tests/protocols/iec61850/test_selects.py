@@ -16,9 +16,10 @@ from gatewayd.protocols.iec61850.connection import Connection
 from gatewayd.protocols.iec61850.driver import create
 from gatewayd.protocols.iec61850.selects import LOOK_S, Select
 from simulators.iec61850_bay import Iec61850Bay
-from tests.protocols.iec61850.support import LD, Watch, command, commanded, device, driving, until
+from tests.protocols.iec61850.support import LD, commanded, device, driving
 from tests.protocols.iec61850.test_foreign_server import POINTS as FOREIGN
 from tests.protocols.iec61850.test_foreign_server import SELECTED, serving
+from tests.protocols.watching import Watch, command, until
 
 CB, SN, SE = range(3)
 POINTS = [

@@ -11,7 +11,8 @@ import pytest
 from gatewayd.points.types import ControlMode, Kind
 from gatewayd.protocols.iec61850 import config
 from simulators.iec61850_bay import LD, Iec61850Bay, running
-from tests.protocols.iec61850.support import Watch, device, driving, point, until
+from tests.protocols.iec61850.support import device, driving, point
+from tests.protocols.watching import Watch, until
 
 ROOT = Path(__file__).parents[3]
 

@@ -17,7 +17,8 @@ from gatewayd.protocols.device import Device, Tls
 from gatewayd.protocols.driver import DeviceFault, LinkLost
 from gatewayd.protocols.iec61850.driver import Iec61850Driver, create
 from simulators.iec61850_bay import Iec61850Bay
-from tests.protocols.iec61850.support import LD, Watch, command, commanded, device, driving, point, until
+from tests.protocols.iec61850.support import LD, commanded, device, driving, point
+from tests.protocols.watching import Watch, command, until
 from tests.security.authority import Authority, every_kind
 from tests.security.terminator import Terminator
 

@@ -16,7 +16,8 @@ from gatewayd.protocols.iec61850.connection import ConnectionLost, MmsError, Req
 from gatewayd.protocols.iec61850.lib import native
 from gatewayd.protocols.iec61850.transactions import Transactions
 from gatewayd.protocols.iec61850.values import Node
-from tests.protocols.iec61850.support import LD, command, commanded
+from tests.protocols.iec61850.support import LD, commanded
+from tests.protocols.watching import command
 
 PARTS = (Node("ctlVal", values.BOOLEAN, 1), Node("ctlNum", values.UNSIGNED, 8))
 FORM = Node(

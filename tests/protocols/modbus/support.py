@@ -1,85 +1,20 @@
-"""What the tests of Modbus share: points, a driver on its task, a sink that watches, conditions with a deadline."""
+"""What the tests of Modbus share: points, a driver on its task."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
 from typing import Any
 
-from gatewayd.control.types import Control, Step
-from gatewayd.points.types import Batch, ControlMode, Cursor, Kind, Link, PointSpec, Sample, Value
+from gatewayd.points.types import ControlMode, Kind, PointSpec
 from gatewayd.protocols.device import Device
 from gatewayd.protocols.modbus import config
 from gatewayd.protocols.modbus.driver import ModbusDriver, create
-from gatewayd.protocols.supervise import RecordingSink
+from tests.protocols.watching import Watch, point_of, running
 
-_ids = itertools.count(1)
-
-
-class Watch(RecordingSink):
-    """A sink that keeps everything."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.disk: asyncio.Event | None = None
-        """Unset: the disk does not take anything."""
-
-    async def events(self, batch: Batch, cursor: Cursor | None = None) -> None:
-        if self.disk is not None:
-            await self.disk.wait()
-        await super().events(batch, cursor)
-
-    def of(self, kind: str) -> list[tuple[Any, ...]]:
-        return [call for call in self.calls if call[0] == kind]
-
-    @property
-    def batches(self) -> list[Batch]:
-        return [call[1] for call in self.calls if call[0] in ("state", "events")]
-
-    def samples(self, row: int) -> list[Sample]:
-        return [sample for batch in self.batches for sample in batch.samples if sample.point == row]
-
-    def values(self, row: int) -> list[Value]:
-        return [sample.value for sample in self.samples(row)]
-
-    def last(self, row: int) -> Sample | None:
-        samples = self.samples(row)
-        return samples[-1] if samples else None
-
-    def value(self, row: int) -> Value:
-        last = self.last(row)
-        return last.value if last else None
-
-    def quality(self, row: int) -> int | None:
-        last = self.last(row)
-        return last.quality if last else None
-
-    @property
-    def ups(self) -> int:
-        return sum(call[2] is Link.UP for call in self.of("device"))
-
-    @property
-    def gaps(self) -> list[str]:
-        return [call[2] for call in self.of("gap")]
-
-    @property
-    def steps(self) -> list[tuple[str, Step]]:
-        return [(call[1], call[2]) for call in self.of("progress")]
-
-
-async def until(condition: Callable[[], object], within_s: float = 8.0, what: str = "condition") -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} not within {within_s} s"
-        await asyncio.sleep(0.005)
-
-
-def point(row: int, kind: Kind, address: str, *, event: bool | None = None, **more: Any) -> PointSpec:
-    events = kind not in (Kind.ANALOG, Kind.COUNTER) if event is None else event
-    return PointSpec(row=row, name=f"P{row}", kind=kind, device="M1", address=address, event=events, **more)
+point = partial(point_of, "M1")
 
 
 def commanded(row: int, kind: Kind, command: str, address: str = "", **more: Any) -> PointSpec:
@@ -102,26 +37,5 @@ async def driving(
 ) -> AsyncIterator[tuple[ModbusDriver, asyncio.Task[None]]]:
     """A driver for one connection; wait: until it is up."""
     driver = made if isinstance(made, ModbusDriver) else create(made)
-    before = watch.ups
-    task = asyncio.create_task(driver.run(watch, {}))
-    try:
-        if wait:
-            await until(lambda: watch.ups > before or task.done(), what="up")
-            if task.done():
-                task.result()
+    async with running(driver, watch, wait=wait) as task:
         yield driver, task
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def command(row: int, value: Value, *, within_s: float = 5.0, **more: Any) -> Control:
-    return Control(
-        id=f"tx{next(_ids)}",
-        point=row,
-        value=value,
-        operator="alice",
-        sbo=True,
-        not_after_ns=time.monotonic_ns() + int(within_s * 1e9),
-        **more,
-    )

@@ -15,7 +15,8 @@ from gatewayd.protocols.modbus import execution
 from gatewayd.protocols.modbus.driver import create
 from simulators.modbus_meter import ModbusMeter
 from tests.protocols.modbus.peers import CLOSE, Action, Asked, Peer
-from tests.protocols.modbus.support import Watch, command, commanded, device, driving, point, until
+from tests.protocols.modbus.support import commanded, device, driving, point
+from tests.protocols.watching import Watch, command, until
 
 A, B, D, E = Kind.ANALOG, Kind.BINARY, Kind.DOUBLE, Kind.ENUM
 DONE = Reply(Verdict.DONE)
@@ -490,7 +491,7 @@ def refuses(code: int):
 )
 async def test_a_recipe_is_released_on_every_path_and_each_step_tried_once(at: str, answer, verdict, reason):
     watch = Watch()
-    async with Peer() as peer, driving(device(peer.port, WITH_RECIPE, timeout_s=0.1), watch) as (driver, _):
+    async with Peer() as peer, driving(device(peer.port, WITH_RECIPE), watch) as (driver, _):
         peer.registers[201] = 1
         peer.script = answering(at, answer)
         reply = await driver.operate(command(0, True))

@@ -16,7 +16,8 @@ from gatewayd.protocols.modbus.address import parse
 from gatewayd.protocols.modbus.command import parse_command, parse_guard
 from gatewayd.protocols.modbus.config import Options
 from gatewayd.protocols.modbus.memory import COUNTERS
-from tests.protocols.modbus.support import Watch, device, driving, point, until
+from tests.protocols.modbus.support import device, driving, point
+from tests.protocols.watching import Watch, until
 
 ROOT = Path(__file__).parents[3]
 DOCS = (ROOT / "docs/modbus.md").read_text()

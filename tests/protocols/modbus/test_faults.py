@@ -13,7 +13,8 @@ from gatewayd.protocols.driver import LinkLost
 from gatewayd.protocols.modbus import line as line_module
 from gatewayd.protocols.modbus.driver import create
 from tests.protocols.modbus.peers import CLOSE, Action, Asked, Peer, crc16
-from tests.protocols.modbus.support import Watch, command, commanded, device, driving, point, until
+from tests.protocols.modbus.support import commanded, device, driving, point
+from tests.protocols.watching import Watch, command, until
 
 GOOD = q.SAMPLED | q.RECEIPT
 A, B = Kind.ANALOG, Kind.BINARY

@@ -20,7 +20,8 @@ from gatewayd.points.types import Kind, PointSpec
 from gatewayd.protocols.device import Device, Serial
 from gatewayd.protocols.driver import LinkLost
 from gatewayd.protocols.modbus import config
-from tests.protocols.modbus.support import Watch, command, commanded, driving, point, until
+from tests.protocols.modbus.support import commanded, driving, point
+from tests.protocols.watching import Watch, command, until
 
 GOOD = q.SAMPLED | q.RECEIPT
 DONE = Reply(Verdict.DONE)

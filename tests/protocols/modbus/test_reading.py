@@ -16,7 +16,8 @@ from gatewayd.protocols.modbus import polling
 from gatewayd.protocols.modbus.driver import create
 from simulators.modbus_meter import ModbusMeter
 from tests.protocols.modbus.peers import CLOSE, Peer
-from tests.protocols.modbus.support import Watch, device, driving, point, until
+from tests.protocols.modbus.support import device, driving, point
+from tests.protocols.watching import Watch, until
 
 GOOD = q.SAMPLED | q.RECEIPT
 MISSED = GOOD | q.QUESTIONABLE | q.OLD_DATA

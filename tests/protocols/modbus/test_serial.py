@@ -17,7 +17,8 @@ from gatewayd.protocols.driver import DeviceFault, LinkLost
 from gatewayd.protocols.modbus import config
 from gatewayd.protocols.modbus.driver import LINES, create
 from tests.protocols.modbus.peers import Peer, bus
-from tests.protocols.modbus.support import Watch, command, commanded, driving, point, until
+from tests.protocols.modbus.support import commanded, driving, point
+from tests.protocols.watching import Watch, command, until
 
 GOOD = q.SAMPLED | q.RECEIPT
 OLD = GOOD | q.QUESTIONABLE | q.OLD_DATA

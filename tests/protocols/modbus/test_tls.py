@@ -14,7 +14,8 @@ from gatewayd.protocols.device import Tls
 from gatewayd.protocols.driver import DeviceFault, LinkLost
 from gatewayd.protocols.modbus.driver import create
 from tests.protocols.modbus.peers import Peer
-from tests.protocols.modbus.support import Watch, command, commanded, device, driving, point, until
+from tests.protocols.modbus.support import commanded, device, driving, point
+from tests.protocols.watching import Watch, command, until
 
 POINTS = [point(0, Kind.ANALOG, "HR:7"), commanded(1, Kind.BINARY, "CO:7")]
 
