@@ -24,6 +24,9 @@ WRONG_TYPE: Mapped = (None, q.INVALID | q.CONFIG_ERROR)
 NOT_FINITE: Mapped = (None, q.INVALID | q.OUT_OF_RANGE)
 UNKNOWN_CODE: Mapped = (None, q.INVALID | q.INCONSISTENT)
 
+LEAST_WHOLE, LARGEST_WHOLE = -(1 << 63), (1 << 64) - 1
+"""Whole numbers that MessagePack, and with it the journal, can hold."""
+
 _ON = frozenset({"on", "closed", "close", "true", "raise"})
 _OFF = frozenset({"off", "open", "trip", "false", "lower"})
 
@@ -84,6 +87,8 @@ def _enum(states: dict[int, str]) -> Mapping:
                 raw = int(raw)
             else:
                 return NO_VALUE if raw is None else WRONG_TYPE
+        if not LEAST_WHOLE <= raw <= LARGEST_WHOLE:
+            return NOT_FINITE
         if texts:
             return texts.get(raw) or (raw, q.QUESTIONABLE | q.OUT_OF_RANGE)
         return raw, 0
@@ -99,11 +104,14 @@ def _string(raw: Value) -> Mapped:
 
 def _counter(scale: int, offset: int) -> Mapping:
     def counter(raw: Value) -> Mapped:
-        if type(raw) is int:
-            return raw * scale + offset, 0
         if type(raw) is float:
-            return (int(raw) * scale + offset, 0) if raw.is_integer() else _no_integer(raw)
-        return NO_VALUE if raw is None else WRONG_TYPE
+            if not raw.is_integer():
+                return _no_integer(raw)
+            raw = int(raw)
+        if type(raw) is not int:
+            return NO_VALUE if raw is None else WRONG_TYPE
+        value = raw * scale + offset
+        return (value, 0) if LEAST_WHOLE <= value <= LARGEST_WHOLE else NOT_FINITE
 
     return counter
 
@@ -116,7 +124,7 @@ def _plain(raw: Value) -> Mapped:
     if type(raw) is float:
         return (raw, 0) if math.isfinite(raw) else NOT_FINITE
     if type(raw) is int:
-        return raw, 0
+        return (raw, 0) if LEAST_WHOLE <= raw <= LARGEST_WHOLE else NOT_FINITE
     return NO_VALUE if raw is None else WRONG_TYPE
 
 

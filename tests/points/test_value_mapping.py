@@ -1,5 +1,6 @@
 import math
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -57,6 +58,10 @@ def test_raw_values_become_engineering_values(kind: Kind, fields: dict, raw: obj
         (Kind.ANALOG, {"scale": 0.1}, 10**400, q.OUT_OF_RANGE),
         (Kind.ANALOG, {}, True, q.CONFIG_ERROR),
         (Kind.ANALOG, {"scale": 0.1}, "12", q.CONFIG_ERROR),
+        (Kind.ANALOG, {}, 2**64, q.OUT_OF_RANGE),
+        (Kind.COUNTER, {"scale": 10.0}, 2**64 - 1, q.OUT_OF_RANGE),
+        (Kind.COUNTER, {}, 1e300, q.OUT_OF_RANGE),
+        (Kind.ENUM, {}, -(2**63) - 1, q.OUT_OF_RANGE),
         (Kind.COUNTER, {}, 1.5, q.CONFIG_ERROR),
         (Kind.COUNTER, {}, math.inf, q.OUT_OF_RANGE),
         (Kind.ENUM, {}, 1.0, q.CONFIG_ERROR),
@@ -118,7 +123,19 @@ def test_a_scaled_setpoint_comes_back_as_the_same_raw_number(raw: int, scale: fl
     assert to_raw(point, value) == raw
 
 
-@given(st.integers(0, 2**64), st.sampled_from([1.0, 10.0, -3.0]), st.sampled_from([0.0, 7.0]))
+@given(
+    st.sampled_from(list(Kind)),
+    st.one_of(st.floats(), st.integers(), st.integers(-(2**64), 2**64), st.booleans(), st.text(max_size=5), st.none()),
+    st.sampled_from([1.0, 1000.0, 0.1, -3.0]),
+)
+def test_whatever_comes_can_be_stored_and_published(kind: Kind, raw: object, scale: float) -> None:
+    value, bits = compile_mapping(spec(kind, scale=scale))(raw)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(value)) == value
+    assert msgspec.json.decode(msgspec.json.encode(value)) == value
+    assert value is not None or q.validity(bits) == "invalid"
+
+
+@given(st.integers(0, 2**60), st.sampled_from([1.0, 10.0, -3.0]), st.sampled_from([0.0, 7.0]))
 def test_a_counter_comes_back_as_the_same_raw_number(raw: int, scale: float, offset: float) -> None:
     point = spec(Kind.COUNTER, scale=scale, offset=offset)
     value, _ = compile_mapping(point)(raw)

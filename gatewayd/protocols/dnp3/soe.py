@@ -27,6 +27,7 @@ from gatewayd.protocols.dnp3.route import Route
 
 MOST_AHEAD = 16
 """Fragments of measurements on their way to the loop, past which each waits too: nothing grows without bound."""
+WHOLE = float(1 << 63)
 MS = 1_000_000
 """Nanoseconds of a millisecond, the unit of DNP3 times."""
 
@@ -302,5 +303,5 @@ def _judged(sample: Sample, received: int, calm: int | None) -> Sample:
 
 
 def whole(value: Any) -> Any:
-    """A number that an enum or a counter can take; what is no whole number stays, and is judged by the mapping."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    """A number that an enum or a counter can take; what is none, or too large, stays, and is judged by the mapping."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < WHOLE else value
