@@ -7,6 +7,7 @@ import time
 
 import structlog
 
+from gatewayd.protocols.dnp3.frames import Function
 from gatewayd.protocols.dnp3.repeats import Fact, Mark
 
 log = structlog.get_logger("dnp3")
@@ -37,6 +38,7 @@ class Memory:
     wanted_times:    event variations to ask for, because it sends those events without time
     times_refused, time_refused: it does not answer such requests; does not take the time
     ignored:         functions it does not answer at all, so they are not asked for again
+    asking, hung_up: such a function while its answer is awaited; how often the connection ended instead, in a row
     class_0_refused: its class 0 cannot be read; each type is read by itself
     extra_types:     types that are not in its class 0
     """
@@ -56,6 +58,8 @@ class Memory:
         self.times_refused = False
         self.time_refused = False
         self.ignored: set[int] = set()
+        self.asking: Function | None = None
+        self.hung_up = 0
         self.class_0_refused = False
         self.extra_types: set[str] = set()
         self._said: dict[str, float] = {}

@@ -35,6 +35,8 @@ COMMIT_LIMIT_S = 30.0
 """The disk takes events within this time, or the connection is cut before their fragment is let go of."""
 SILENT, UNRESPONSIVE = 2, 4
 """Requests in a row without an answer that end the connection: where nothing at all was heard; where something was."""
+HUNG_UP = 3
+"""Connections in a row that end when a function is asked for, after which it is not asked for any more."""
 MOST_STORED = 4096
 """Events known one by one while an outstation sends again what it was not confirmed."""
 LONGEST_JOB_S = 900.0
@@ -99,9 +101,22 @@ class Session:
         raise LinkLost(await asyncio.shield(self._line.lost))
 
     async def _serve(self) -> None:
+        self._learn_from_the_last_end()
         await self._master.start()
         self._memory.counts["connections"] += 1
         await first_of(self._watch_disk(), self._take_all(), self._ask_all())
+
+    def _learn_from_the_last_end(self) -> None:
+        """A device that hangs up whenever it is asked for a function it does not have must be spared it."""
+        memory, name = self._memory, self._name
+        function, memory.asking = memory.asking, None
+        if function is None:
+            return
+        memory.hung_up += 1
+        if memory.hung_up >= HUNG_UP:
+            memory.ignored.add(function)
+            memory.hung_up = 0
+            log.info("the device hangs up when it is asked for a function", device=name, function=function.name)
 
     # ---- what comes
     async def _take_all(self) -> None:
@@ -281,9 +296,13 @@ class Session:
                 return await master.link_status()
 
     async def _unsolicited(self, function: Function) -> Ended:
+        memory = self._memory
+        memory.asking = function
         ended = await self._master.perform(function, CLASSES)
+        if ended.task not in (Task.NO_COMMS, Task.LOST):
+            memory.asking, memory.hung_up = None, 0
         if ended.task == Task.BAD_RESPONSE:
-            self._memory.ignored.add(function)
+            memory.ignored.add(function)
             log.info("the device refuses a function", device=self._name, function=function.name)
         elif ended.task == Task.RESPONSE_TIMEOUT:
             self._unanswered.add(function)

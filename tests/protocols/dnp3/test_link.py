@@ -7,6 +7,7 @@ import os
 import random
 import struct
 import time
+from itertools import repeat
 from typing import Any
 
 import pytest
@@ -225,6 +226,29 @@ async def test_functions_the_device_does_not_have() -> None:
         rtu.requests.clear()
         async with driving(driver, watch):
             assert Function.DISABLE_UNSOLICITED not in rtu.functions()
+
+
+async def test_a_device_that_hangs_up_on_a_function_it_does_not_have_is_spared_it() -> None:
+    watch = Watch()
+
+    async def cursors() -> dict[str, Cursor]:
+        return watch.cursors
+
+    async with Outstation(static=STATIC) as rtu:
+        unknown = (Function.DISABLE_UNSOLICITED, Function.ENABLE_UNSOLICITED)
+        rtu.answers = dict.fromkeys(unknown, lambda _: rtu.hang_up())
+        driver = Dnp3Driver(device(rtu.port, POINTS), clock_state=clock_in_step)
+        running = asyncio.create_task(keep_running(driver, "FDR12", watch, cursors, pauses=lambda: repeat(0.01)))
+        try:
+            await until(lambda: watch.ups == 1, what="up")
+            await until(lambda: rtu.functions().count(unknown[1]) == 3 and rtu.connected, what="the other one too")
+            assert rtu.functions().count(unknown[0]) == 3
+            rtu.requests.clear()
+            await until(lambda: rtu.count(Function.READ) > 4, what="polls")
+            assert not set(unknown) & set(rtu.functions())
+        finally:
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
 
 
 async def test_functions_the_device_does_not_answer_cost_one_timeout_once() -> None:
