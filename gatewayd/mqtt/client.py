@@ -67,7 +67,7 @@ class Granted:
 
     def __init__(self, properties: Any = None) -> None:
         self.window = max(1, min(OWN_WINDOW, getattr(properties, "ReceiveMaximum", OWN_WINDOW)))
-        self.packet = getattr(properties, "MaximumPacketSize", UNLIMITED)
+        self.packet = getattr(properties, "MaximumPacketSize", 0) or UNLIMITED  # 0 is not allowed
         self.qos = getattr(properties, "MaximumQoS", 2)
 
 
