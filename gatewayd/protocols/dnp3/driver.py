@@ -50,7 +50,7 @@ class Dnp3Driver:
         if cursor is not None:
             memory.last, stored = repeats.decode(cursor.data)
             memory.stored = memory.stored or stored
-            memory.recalled = bool(memory.stored)
+            memory.recalled = list(memory.stored)
             memory.contacted = True
         route = Route(device.name, settings)
         try:

@@ -32,7 +32,7 @@ class Memory:
     contacted:       it has answered before, now or in an earlier run
     last, unsure:    the mark of the events that are on disk; of those that may be there or not
     stored, perhaps: the facts of the last of them that are on disk; that may be there or not
-    recalled:        `stored` is of an earlier connection or run, and the outstation may still send it again
+    recalled:        those of `stored` that are of an earlier connection or run and may still come again, each once
     calm_ns:         UTC of its last answer that left nothing waiting in its buffers
     restart_told, overflow_told: the gap record for the indication that still stands has been made
     wanted_times:    event variations to ask for, because it sends those events without time
@@ -50,7 +50,7 @@ class Memory:
         self.unsure: Mark | None = None
         self.stored: list[Fact] = []
         self.perhaps: list[Fact] = []
-        self.recalled = False
+        self.recalled: list[Fact] = []
         self.calm_ns: int | None = None
         self.restart_told = False
         self.overflow_told = False

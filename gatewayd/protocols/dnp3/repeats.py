@@ -108,11 +108,15 @@ def known(samples: Sequence[Sample], whole: Mark, last: Mark | None, codes: Mapp
 
 
 class Sifted(NamedTuple):
-    """Events of a fragment without those that are on disk. doubtful: the first that many may be there; left: facts."""
+    """Events of a fragment without those that are on disk.
+
+    doubtful: the first that many may be there; left: facts of all; recalled: what may still come again
+    """
 
     samples: list[Sample]
     doubtful: int
     left: list[Fact]
+    recalled: list[Fact]
 
 
 def sift(
@@ -120,8 +124,7 @@ def sift(
     given: Sequence[Fact],
     stored: Sequence[Fact],
     perhaps: Sequence[Fact],
-    *,
-    anywhere: bool = False,
+    recalled: Sequence[Fact] = (),
 ) -> Sifted | None:
     """Leave out timed events that are on disk; None where none is, or the first of them is new: then all are.
 
@@ -129,26 +132,30 @@ def sift(
     millisecond does not. No fragment has one event twice, so each stored one is left out once.
 
     given: facts of the samples; stored, perhaps: facts of what came last and is on disk, may be on disk
-    anywhere: after a restart of ours: it need not begin with one, and those without time may be on disk, too
+    recalled: facts on disk of an earlier connection or run, that have not come again yet: while there are some, a
+              fragment need not begin with one, and those without time may be there, too, each once
     """
     if not given:
         return None
-    if not anywhere and (not given[0][3] or (given[0] not in stored and given[0] not in perhaps)):
+    if not recalled and (not given[0][3] or (given[0] not in stored and given[0] not in perhaps)):
         return None
     before = Counter(fact for fact in stored if fact[3])
     unsure = {fact for fact in perhaps if fact[3]}
-    if anywhere:
-        unsure.update(fact for fact in stored if not fact[3])
+    pending = Counter(recalled)
     left: list[tuple[Sample, Fact]] = []
+    doubtful = 0
     for sample, fact in zip(samples, given, strict=True):
+        awaited = pending[fact] > 0
+        pending[fact] -= awaited
         if before[fact]:
             before[fact] -= 1
-        else:
-            left.append((sample, fact))
-    doubtful = max((at + 1 for at, (_, fact) in enumerate(left) if fact in unsure), default=0)
+            continue
+        left.append((sample, fact))
+        if fact in unsure or (awaited and not fact[3]):
+            doubtful = len(left)
     if len(left) == len(given) and not doubtful:
         return None
-    return Sifted([sample for sample, _ in left], doubtful, [fact for _, fact in left])
+    return Sifted([sample for sample, _ in left], doubtful, [fact for _, fact in left], list(pending.elements()))
 
 
 def timed(samples: Sequence[Sample]) -> bool:

@@ -180,11 +180,11 @@ class Session:
         if old == known and repeats.timed(again):
             memory.counts["repeats_dropped"] += old
             again = []
-        anywhere = memory.recalled and not old
-        sifted = repeats.sift(new, facts[old:], memory.stored, memory.perhaps, anywhere=anywhere)
-        memory.recalled = anywhere and sifted is not None
+        recalled, memory.recalled = ([] if old else memory.recalled), []
+        sifted = repeats.sift(new, facts[old:], memory.stored, memory.perhaps, recalled)
         stored = facts
         if sifted is not None:  # what was not in this fragment may come in the next
+            memory.recalled = sifted.recalled
             memory.counts["repeats_dropped"] += len(new) - len(sifted.samples)
             again, new = again + sifted.samples[: sifted.doubtful], sifted.samples[sifted.doubtful :]
             stored = (memory.stored + sifted.left)[-MOST_STORED:]

@@ -332,6 +332,23 @@ async def test_after_a_crash_untimed_events_come_again_and_are_marked() -> None:
     assert batches == [(False, [True, False]), (True, [True, False]), (False, [True])]
 
 
+async def test_after_a_restart_a_point_without_time_that_toggles_is_marked_once() -> None:
+    watch = Watch()
+    async with Outstation(static=STATIC) as rtu:
+        async with driving(driver_for(rtu), watch):
+            rtu.events = [untimed(True, False)]
+            await until(lambda: not rtu.events, what="confirmed")
+        before = len([batch for batch in watch.batches if batch.reported])
+        async with driving(driver_for(rtu), watch):
+            for value in (True, False, True, False, True):
+                rtu.events = [untimed(value)]
+                await until(lambda: not rtu.events, what="confirmed")
+    batches = [(batch.repeat, [s.value for s in batch.samples]) for batch in watch.batches if batch.reported]
+    assert batches[before:] == [
+        (True, [True]), (True, [False]), (False, [True]), (False, [False]), (False, [True])
+    ]  # fmt: skip
+
+
 async def test_events_that_may_or_may_not_be_on_disk_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The disk took too long; whether the batch is there is not known: neither dropped nor given as new."""
     monkeypatch.setattr(session, "COMMIT_LIMIT_S", 0.3)

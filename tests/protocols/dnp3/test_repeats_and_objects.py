@@ -108,7 +108,7 @@ def sift(
     samples: list[Sample], stored: list[Sample], perhaps: list[Sample] | None = None, *, anywhere: bool = False
 ) -> tuple[list[Sample], int] | None:
     facts = [repeats.facts(some, CODES) for some in (samples, stored, perhaps or [])]
-    sifted = repeats.sift(samples, *facts, anywhere=anywhere)
+    sifted = repeats.sift(samples, *facts, facts[1] if anywhere else ())
     if sifted is None:
         return None
     assert sifted.left == repeats.facts(sifted.samples, CODES)
@@ -143,6 +143,23 @@ def test_after_a_restart_of_ours_they_are_known_wherever_they_stand() -> None:
     assert sift([C, D], [A, B], anywhere=True) is None
     untimed = event(0, True, 9, q.RECEIPT)
     assert sift([untimed, A, C], [A, untimed], anywhere=True) == ([untimed, C], 1)
+
+
+def test_what_has_come_again_once_does_not_come_again() -> None:
+    """A point without time that toggles must not be taken for a repeat for ever."""
+    on, off = event(0, True, 9, q.RECEIPT), event(0, False, 9, q.RECEIPT)
+    known = repeats.facts([on, A], CODES)
+    marked = []
+    recalled = known
+    for sample in (off, on, off, on, on):
+        sifted = repeats.sift([sample, B], repeats.facts([sample, B], CODES), known, [], recalled)
+        marked.append(sifted is not None and sifted.doubtful > 0)
+        recalled = [] if sifted is None else sifted.recalled
+    assert marked == [False, False, False, False, False]  # the first fragment had none of them: nothing comes again
+    sifted = repeats.sift([on], repeats.facts([on], CODES), known, [], known)
+    assert sifted is not None
+    assert (sifted.doubtful, sifted.recalled) == (1, repeats.facts([A], CODES))
+    assert repeats.sift([on], repeats.facts([on], CODES), known, [], sifted.recalled) is None
 
 
 def test_events_without_time_are_never_left_out() -> None:
