@@ -40,7 +40,7 @@ GAUGES = frozenset(
 )  # fmt: skip
 """What is a state and no count."""
 AT_FIRST_ZERO: Mapping[str, tuple[str, ...]] = {
-    "datapath": ("events", "batches", "samples", "gaps", "not_stored", "notes_dropped"),
+    "datapath": ("events", "batches", "samples", "gaps", "held", "not_stored", "notes_dropped"),
     "commands": (
         "asked", "selects", "operations", "refusals", "refusals_unrecorded", "repeats", "late", "internal_errors",
         "restart_outcomes",

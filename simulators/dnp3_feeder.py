@@ -247,6 +247,15 @@ class Dnp3Feeder:
         if self._server is not None and self.buffers.recorded != recorded:
             self._server.notify()
 
+    def burst(self, count: int) -> None:
+        """A chattering contact: so many events of BI:2 (an even number), a millisecond apart, the last one now."""
+        now_ms, state = time.time_ns() // 1_000_000, self.feeder.spring_charged
+        for left in range(count, 0, -1):
+            point = BinaryPoint(state == bool(left % 2))
+            self.buffers.record_binary(2, point, event_class=EventClass.CLASS_1, timestamp_ms=now_ms - left + 1)
+        if self._server is not None:
+            self._server.notify()
+
     def _take_time(self, ms: int) -> None:
         self.times.append((ms, time.time_ns() // 1_000_000))
 

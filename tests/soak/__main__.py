@@ -14,6 +14,8 @@ from pathlib import Path
 from tests.soak.run import Soak, soaking
 from tests.soak.verdict import Sample, judge
 
+BURSTS = 120
+"""Of 500 events: all caches of the core are full then."""
 ALARMING = ("socket.send() raised", "Traceback", "never retrieved", "Task was destroyed")
 """Words of the log that nobody wants to read in it."""
 
@@ -32,6 +34,10 @@ def main() -> int:
 async def _soak(seconds: float, every_s: float, only: list[str] | None) -> int:
     with tempfile.TemporaryDirectory(prefix="gatewayd-soak-") as folder:
         async with soaking(Path(folder)) as soak:
+            await soak.fill_caches(BURSTS)
+            await soak.measure()
+            _show("full caches", soak.samples)
+            soak.samples.clear()
             end = time.monotonic() + seconds
             for name in itertools.cycle(only or soak.disturbances):
                 began = time.monotonic()
@@ -51,7 +57,7 @@ def _show(name: str, samples: list[Sample]) -> None:
         f" d{sample.counts['descriptors']:.0f} a{sample.counts.get('tasks', 0):.0f}"
         for sample in now
     )
-    print(f"{at_s:7.0f} s {name:10} {figures}", flush=True)
+    print(f"{at_s:7.0f} s {name:11} {figures}", flush=True)
 
 
 def _report(soak: Soak) -> int:
