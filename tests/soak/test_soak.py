@@ -38,6 +38,7 @@ def test_what_is_called_growth(samples: list[Sample], grew: bool) -> None:
 async def test_no_round_leaves_a_task_a_thread_or_a_descriptor_behind(tmp_path: Path) -> None:
     """One round to warm up; what two more leave behind would be a leak."""
     async with soaking(tmp_path) as soak:
+        await soak.fill_caches(2)
         for round_ in range(3):
             for name in soak.disturbances:
                 await soak.round(name, quiet_s=0.3)
