@@ -177,10 +177,10 @@ async def disk_full(station: Station, hard: int) -> Records:
         with small_disk(station.state, used // 2**20 + 24):
             await station.gateway.start()
             try:
-                for turn in range(hard):
+                for left in reversed(range(hard)):  # the longer first: later ones may find room in the file
                     await station.flows()
-                    station.load(0.5 if turn else 1.0)  # what the devices' buffers hold for so long
-                    felt += await _fill_disk(station, LONG_HOLD_S if turn else station.chance.uniform(3.0, 5.0))
+                    station.load(0.5 if left else 1.0)  # what the devices' buffers hold for so long
+                    felt += await _fill_disk(station, LONG_HOLD_S if left else station.chance.uniform(3.0, 5.0))
                     station.load()
                     await station.flows()
             finally:
