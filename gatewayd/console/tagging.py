@@ -89,7 +89,9 @@ def listed(view: StationView, which: Which | None, on: str) -> list[dict[str, An
 
 def whole(on: str, view: StationView) -> str:
     """The place a word means: a point's name stands for `point/<name>`, all else for itself."""
-    return f"point/{on}" if on in view.catalog and on.partition("/")[0] not in PLACES else on
+    if "/" not in on and on not in view.catalog:
+        return on  # `gateway`, or a mistake: the gateway says what is allowed
+    return on if on.partition("/")[0] in PLACES else f"point/{on}"
 
 
 def chosen(what: str, which: Which, view: StationView) -> str:

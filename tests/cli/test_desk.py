@@ -127,7 +127,7 @@ async def test_two_on_the_same_place_need_an_id(room: DeskRoom, alice: Place, ca
     ("where", "said"),
     [
         ("bay/F13", 'there is no bay "F13"'),
-        ("FDR12/CB/POSS", "gateway, device/<device>, bay/<bay> or point/<point> is allowed"),
+        ("FDR12/CB/POSS", 'did you mean "FDR12/CB/POS"?'),
         ("point/FDR12/CB/POSS", 'did you mean "FDR12/CB/POS"?'),
     ],
 )
