@@ -82,7 +82,7 @@ async def outstation() -> AsyncIterator[Process]:
 
 async def test_every_type_of_point() -> None:
     watch, ms = Watch(), time.time_ns() // 1_000_000
-    async with outstation() as peer, driving(device(peer.port, POINTS), watch) as (driver, _):
+    async with outstation() as peer, driving(device(peer.port, POINTS, response_timeout_s=2), watch) as (driver, _):
         values = {"BI": True, "DBI": 2, "AI": 1.0, "CT": 7, "BO": True, "AO": 3.0}
         for kind, value in values.items():
             peer.tell(do="update", type=kind, index=1, value=value, time=ms)
@@ -102,7 +102,7 @@ async def test_every_type_of_point() -> None:
 
 async def test_all_double_bit_states_and_flags() -> None:
     watch = Watch()
-    async with outstation() as peer, driving(device(peer.port, POINTS), watch):
+    async with outstation() as peer, driving(device(peer.port, POINTS, response_timeout_s=2), watch):
         for flags in (0x01, 0x00, 0x03, 0x05, 0x09, 0x11, 0x21, 0x3F):
             for state in range(4):
                 peer.tell(do="update", type="DBI", index=0, value=state, flags=flags)
@@ -127,7 +127,7 @@ async def test_events_without_time_are_asked_for_with_time() -> None:
 
 
 async def test_commands() -> None:
-    async with outstation() as peer, driving(device(peer.port, POINTS), Watch()) as (driver, _):
+    async with outstation() as peer, driving(device(peer.port, POINTS, response_timeout_s=2), Watch()) as (driver, _):
         assert (await driver.operate(command(50, True))).verdict is Verdict.DONE
         assert (await driver.operate(command(51, 2.5, sbo=False))).verdict is Verdict.DONE
         refused = await driver.operate(command(53, True))
@@ -139,7 +139,7 @@ async def test_commands() -> None:
 async def test_killed_and_started_again() -> None:
     watch = Watch()
     async with outstation() as peer:
-        driver = Dnp3Driver(device(peer.port, POINTS), clock_state=clock_in_step)
+        driver = Dnp3Driver(device(peer.port, POINTS, response_timeout_s=2), clock_state=clock_in_step)
         async with driving(driver, watch) as (_, task):
             assert watch.gaps == []  # it was restarted before we knew it
             await peer.kill()
