@@ -65,7 +65,11 @@ class Granted:
     window: QoS 1 messages in flight; packet: octets of a packet; qos: the highest
     """
 
-    def __init__(self, properties: Any = None) -> None:
+    def __init__(self) -> None:
+        self.read(None)
+
+    def read(self, properties: Any) -> None:
+        """Take over a CONNACK's properties; None, as of MQTT 3.1.1: nothing is limited."""
         self.window = max(1, min(OWN_WINDOW, getattr(properties, "ReceiveMaximum", OWN_WINDOW)))
         self.packet = getattr(properties, "MaximumPacketSize", 0) or UNLIMITED  # 0 is not allowed
         self.qos = getattr(properties, "MaximumQoS", 2)
@@ -387,11 +391,11 @@ class Connection:
             old = "; commands need MQTT 5" if self._only_mqtt5 and _hint_of_age(error) == HINTS_OF_AGE else ""
             raise SessionLost(f"{error}{old}") from None
         self._hints_of_age = 0
-        if granted[0].qos < 1:
+        if granted.qos < 1:
             _abandon(client)
             raise SessionLost("the broker allows only QoS 0: nothing that it took would be known to have arrived")
-        window = granted[0].window if mqtt5 else WINDOW_3_1_1
-        session = Session(client, mqtt5=mqtt5, window=window, largest=granted[0].packet)
+        window = granted.window if mqtt5 else WINDOW_3_1_1
+        session = Session(client, mqtt5=mqtt5, window=window, largest=granted.packet)
         self.connects += 1
         self.connected = True
         self._say_up(session)
@@ -412,7 +416,7 @@ class Connection:
             session.close()
             _abandon(client)
 
-    def _client(self, where: Endpoint, sock: socket.socket, *, mqtt5: bool) -> tuple[aiomqtt.Client, list[Granted]]:
+    def _client(self, where: Endpoint, sock: socket.socket, *, mqtt5: bool) -> tuple[aiomqtt.Client, Granted]:
         properties = None
         if mqtt5:
             properties = _properties(PacketTypes.CONNECT)
@@ -437,13 +441,13 @@ class Connection:
             timeout=CONNECT_TIMEOUT_S,
             max_inflight_messages=0,  # the session counts; paho would search its whole list at each PUBACK
         )
-        granted = [Granted()]
+        granted = Granted()
         inner = client._client  # noqa: SLF001
         inner._create_socket = lambda: sock  # type: ignore[method-assign]  # noqa: SLF001  (connected by asyncio)
         inner.disable_logger()
 
         def on_connect(a: Any, b: Any, flags: Any, reason: Any, properties: Any = None) -> None:
-            granted[0] = Granted(properties)
+            granted.read(properties)
             client._on_connect(a, b, flags, reason, properties)  # noqa: SLF001
 
         def on_disconnect(a: Any, b: Any, flags: Any, reason: Any, properties: Any = None) -> None:

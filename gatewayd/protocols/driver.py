@@ -25,18 +25,11 @@ class DeviceFault(Exception):
     """Someone has to change something, the text says what; tried again now and then."""
 
 
-class Sink(Protocol):
-    """Core -> driver: where a driver puts what it learns. Calls of one device are applied in call order."""
+class Telling(Protocol):
+    """What is told and not waited for. Calls of one device are applied in call order."""
 
     def state(self, batch: Batch) -> None:
         """Newest value wins; never blocks. Only for batches without a point that has `event = yes`."""
-
-    async def events(self, batch: Batch, cursor: Cursor | None = None) -> None:
-        """Return when the batch and the source's cursor are on disk: confirm to the device after it, never before.
-
-        Any batch that holds a point with `event = yes` comes here, polled ones too: the core makes events only of
-        what changed, or of what the device `reported`. Waits as long as the disk does not take it.
-        """
 
     def device(self, name: str, link: Link, why: str = "") -> None:
         """Tell the link's state. A driver says UP, once all points have been read (integrity poll, GI, read-all)."""
@@ -46,6 +39,17 @@ class Sink(Protocol):
 
     def progress(self, command_id: str, step: Step) -> None:
         """A later word on a command: terminated, late, unselected."""
+
+
+class Sink(Telling, Protocol):
+    """Core -> driver: where a driver puts what it learns. Calls of one device are applied in call order."""
+
+    async def events(self, batch: Batch, cursor: Cursor | None = None) -> None:
+        """Return when the batch and the source's cursor are on disk: confirm to the device after it, never before.
+
+        Any batch that holds a point with `event = yes` comes here, polled ones too: the core makes events only of
+        what changed, or of what the device `reported`. Waits as long as the disk does not take it.
+        """
 
 
 class Driver(Protocol):

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from gatewayd.control.reasons import Reason
-from gatewayd.control.types import Control, Reply, Step, Verdict
-from gatewayd.points.types import Batch, Cursor, Link
+from gatewayd.control.types import Control, Reply, Verdict
+from gatewayd.points.types import Batch, Cursor
 from gatewayd.protocols import registry
 from gatewayd.protocols.device import Device
-from gatewayd.protocols.driver import Counting, Driver, Interrogable, Operable, Sink
+from gatewayd.protocols.driver import Counting, Driver, Interrogable, Operable, Sink, Telling
 from gatewayd.protocols.supervise import keep_running
 
 VERBS = ("select", "operate", "cancel", "interrogate")
@@ -20,19 +20,11 @@ UNABLE = Reply(Verdict.REFUSED, Reason.UNSUPPORTED)
 UNSURE = Reply(Verdict.UNKNOWN, Reason.UNKNOWN)
 
 
-class Committing(Protocol):
+class Committing(Telling, Protocol):
     """What a RememberingSink passes on to: the core, or in a worker the way to it."""
 
     def take(self, batch: Batch, cursor: Cursor | None) -> asyncio.Future[Any] | None:
         """Hand a batch over; what to wait for until it is on disk, None where nothing of it has to be."""
-
-    def state(self, batch: Batch) -> None: ...
-
-    def device(self, name: str, link: Link, why: str = "") -> None: ...
-
-    def gap(self, device: str, cause: str) -> None: ...
-
-    def progress(self, command_id: str, step: Step) -> None: ...
 
 
 class Core(Sink, Committing, Protocol):

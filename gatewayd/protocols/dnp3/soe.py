@@ -28,6 +28,7 @@ from gatewayd.protocols.dnp3.route import Route
 MOST_AHEAD = 16
 """Fragments of measurements on their way to the loop, past which each waits too: nothing grows without bound."""
 WHOLE = float(1 << 63)
+"""A float from here on stays one: as a whole number it may not fit into a message to the core."""
 MS = 1_000_000
 """Nanoseconds of a millisecond, the unit of DNP3 times."""
 
